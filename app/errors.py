@@ -1,0 +1,207 @@
+"""Every way in which Engram says no.
+
+EngramError                      status  slug
+├── BadRequest                   400     bad-request
+├── Unauthorized                 401     unauthorized
+├── Forbidden                    403     forbidden
+├── NotFound                     404     not-found
+├── MethodNotAllowed             405     method-not-allowed
+├── NotAcceptable                406     not-acceptable
+├── Conflict                     409     conflict
+│   ├── AlreadyExists            409     already-exists
+│   ├── DatasetNotEmpty          409     dataset-not-empty
+│   ├── DatasetInUse             409     dataset-in-use
+│   ├── NoTrainedVersion         409     no-trained-version
+│   ├── HorizonTooLong           409     horizon-too-long
+│   ├── TrainingEnded            409     training-ended
+│   └── VersionServes            409     version-serves
+├── BodyTooLarge                 413     body-too-large
+├── UnsupportedMediaType         415     unsupported-media-type
+├── InvalidRequest               422     invalid-request
+│   ├── InvalidObservations      422     invalid-observations
+│   ├── FreqUndetermined         422     freq-undetermined
+│   ├── OffGrid                  422     off-grid
+│   ├── DuplicateObservations    422     duplicate-observations
+│   ├── SpanTooLong              422     span-too-long
+│   ├── NothingToLearn           422     nothing-to-learn
+│   ├── ContextTooShort          422     context-too-short
+│   └── QuantileOutOfRange       422     quantile-out-of-range
+├── TrainingFailed               500     training-failed        (a training's outcome, never an answer's status)
+│   ├── TrainingDiverged         500     training-diverged
+│   ├── OutOfMemory              500     out-of-memory
+│   ├── TimeLimitReached         500     time-limit
+│   └── WorkerLost               500     worker-lost
+├── InternalError                500     internal-error
+├── ArtifactCorrupt              500     artifact-corrupt
+└── Unavailable                  503     unavailable
+
+An error carries a class per reason, the HTTP status on the class, a `detail` that says where, what was expected and what was
+found, and the facts as fields. `docs/problems.md` says the cure of each. Standard library only.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+Place = dict[str, Any]
+"""Where one thing is wrong: {"pointer" | "row" + "column", "detail", ...}."""
+
+
+class EngramError(Exception):
+    """The root. `facts` become fields of the problem object; `errors` name the places."""
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, errors: Sequence[Place] = (), **facts: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = list(errors)
+        self.facts = facts
+
+    def to_problem(self) -> dict[str, Any]:
+        """The problem object (RFC 9457) without `instance` and `request_id`, which only the door knows."""
+        problem: dict[str, Any] = {
+            "type": f"/problems/{self.slug}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            **self.facts,
+        }
+        if self.errors:
+            problem["errors"] = self.errors
+        return problem
+
+
+class BadRequest(EngramError):
+    status, slug, title = 400, "bad-request", "The request could not be read"
+
+
+class Unauthorized(EngramError):
+    status, slug, title = 401, "unauthorized", "A valid key is needed"
+
+
+class Forbidden(EngramError):
+    status, slug, title = 403, "forbidden", "The key may not do this"
+
+
+class NotFound(EngramError):
+    status, slug, title = 404, "not-found", "There is no such thing"
+
+
+class MethodNotAllowed(EngramError):
+    status, slug, title = 405, "method-not-allowed", "The path does not take this method"
+
+
+class NotAcceptable(EngramError):
+    status, slug, title = 406, "not-acceptable", "No format that was asked for can be given"
+
+
+class Conflict(EngramError):
+    status, slug, title = 409, "conflict", "The state says no"
+
+
+class AlreadyExists(Conflict):
+    slug, title = "already-exists", "The name is taken"
+
+
+class DatasetNotEmpty(Conflict):
+    slug, title = "dataset-not-empty", "The dataset already holds observations"
+
+
+class DatasetInUse(Conflict):
+    slug, title = "dataset-in-use", "Versions were learned from the dataset"
+
+
+class NoTrainedVersion(Conflict):
+    slug, title = "no-trained-version", "The model has no version yet"
+
+
+class HorizonTooLong(Conflict):
+    slug, title = "horizon-too-long", "The horizon is beyond the trained one"
+
+
+class TrainingEnded(Conflict):
+    slug, title = "training-ended", "The training has already ended"
+
+
+class VersionServes(Conflict):
+    slug, title = "version-serves", "The version serves"
+
+
+class BodyTooLarge(EngramError):
+    status, slug, title = 413, "body-too-large", "The body is too large"
+
+
+class UnsupportedMediaType(EngramError):
+    status, slug, title = 415, "unsupported-media-type", "The body's type is not one that is read here"
+
+
+class InvalidRequest(EngramError):
+    status, slug, title = 422, "invalid-request", "The request is not valid"
+
+
+class InvalidObservations(InvalidRequest):
+    slug, title = "invalid-observations", "The observations are not valid"
+
+
+class FreqUndetermined(InvalidRequest):
+    slug, title = "freq-undetermined", "The frequency could not be determined"
+
+
+class OffGrid(InvalidRequest):
+    slug, title = "off-grid", "A timestamp does not lie on the dataset's grid"
+
+
+class DuplicateObservations(InvalidRequest):
+    slug, title = "duplicate-observations", "Two observations for one step"
+
+
+class SpanTooLong(InvalidRequest):
+    slug, title = "span-too-long", "The series would span too many steps"
+
+
+class NothingToLearn(InvalidRequest):
+    slug, title = "nothing-to-learn", "No series can be learned from"
+
+
+class ContextTooShort(InvalidRequest):
+    slug, title = "context-too-short", "There is nothing to forecast from"
+
+
+class QuantileOutOfRange(InvalidRequest):
+    slug, title = "quantile-out-of-range", "The quantile level was not learned"
+
+
+class TrainingFailed(EngramError):
+    """How a training ends badly; it stands in the training's `problem`, it is no answer's status."""
+
+    slug, title = "training-failed", "The training failed"
+
+
+class TrainingDiverged(TrainingFailed):
+    slug, title = "training-diverged", "The loss stopped being a number"
+
+
+class OutOfMemory(TrainingFailed):
+    slug, title = "out-of-memory", "The training needed more memory than there is"
+
+
+class TimeLimitReached(TrainingFailed):
+    slug, title = "time-limit", "The training reached its time limit"
+
+
+class WorkerLost(TrainingFailed):
+    slug, title = "worker-lost", "The worker was lost too often"
+
+
+class InternalError(EngramError):
+    slug, title = "internal-error", "Something went wrong in the service"
+
+
+class ArtifactCorrupt(EngramError):
+    slug, title = "artifact-corrupt", "The stored artifact is damaged"
+
+
+class Unavailable(EngramError):
+    status, slug, title = 503, "unavailable", "The service cannot answer right now"
