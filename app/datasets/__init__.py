@@ -1,0 +1,1 @@
+"""What was observed: datasets, their series, and the chunks that hold them."""

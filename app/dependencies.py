@@ -1,0 +1,92 @@
+"""What a route may ask for: settings, a session, the caller, a page of a list, the queue."""
+
+import base64
+import binascii
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import Depends, Query, Request
+from sqlalchemy.orm import Session
+
+from app import security
+from app.database import Database
+from app.errors import InvalidRequest
+from app.queue import Queue
+from app.settings import Settings
+
+K = TypeVar("K", int, str)
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+def get_settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def get_database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+def get_queue(request: Request) -> Queue:
+    queue: Queue = request.app.state.queue
+    return queue
+
+
+def read_session(database: Annotated[Database, Depends(get_database)]) -> Iterator[Session]:
+    with database.read() as session:
+        yield session
+
+
+def write_session(database: Annotated[Database, Depends(get_database)]) -> Iterator[Session]:
+    """The route commits before it answers; what it did not commit is rolled back here."""
+    with database.write() as session:
+        yield session
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a list: at most `limit` items after the key that `cursor` holds."""
+
+    limit: int
+    _after: Any
+
+    def after(self, kind: type[K]) -> K | None:
+        """The key after which the page begins: None for the first one. A cursor of another list is refused."""
+        if self._after is not None and type(self._after) is not kind:
+            raise _not_a_cursor()
+        return self._after
+
+    def to_cursor(self, keys: list[Any]) -> str | None:
+        """The cursor behind the last of `keys`, or None when the page was not full."""
+        if len(keys) < self.limit:
+            return None
+        return base64.urlsafe_b64encode(orjson.dumps(keys[-1])).decode().rstrip("=")
+
+
+def get_page(
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many items at most.")] = 100,
+    cursor: Annotated[str | None, Query(max_length=1024, description="`next_cursor` of the page before.")] = None,
+) -> Page:
+    if cursor is None:
+        return Page(limit, None)
+    try:
+        return Page(limit, orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))))
+    except (binascii.Error, ValueError) as error:
+        raise _not_a_cursor() from error
+
+
+def _not_a_cursor() -> InvalidRequest:
+    detail = "expected the next_cursor of an earlier page of this list"
+    return InvalidRequest(f"query cursor: {detail}", errors=[{"in": "query", "name": "cursor", "detail": detail}])
+
+
+SettingsNeeded = Annotated[Settings, Depends(get_settings)]
+DatabaseNeeded = Annotated[Database, Depends(get_database)]
+QueueNeeded = Annotated[Queue, Depends(get_queue)]
+ReadSession = Annotated[Session, Depends(read_session)]
+WriteSession = Annotated[Session, Depends(write_session)]
+CallerNeeded = Annotated[security.Caller, Depends(security.identify)]
+PageNeeded = Annotated[Page, Depends(get_page)]

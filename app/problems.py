@@ -1,0 +1,106 @@
+"""Errors -> application/problem+json (RFC 9457): ours, FastAPI's own 422, Starlette's 404 and 405, and the database's absence."""
+
+from typing import Any
+
+import orjson
+import sqlalchemy.exc
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.errors import (
+    BadRequest,
+    EngramError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    Place,
+    Unavailable,
+)
+from app.telemetry import log
+
+MAX_PLACES = 20
+MAX_FOUND_CHARACTERS = 80
+
+
+def install(app: FastAPI) -> None:
+    """Hangs the handlers into `app`; what no handler knows is answered by app/middleware.py."""
+    app.add_exception_handler(EngramError, _answer_ours)
+    app.add_exception_handler(RequestValidationError, _answer_validation)
+    app.add_exception_handler(HTTPException, _answer_starlette)
+    app.add_exception_handler(sqlalchemy.exc.OperationalError, _answer_database)
+    app.add_exception_handler(sqlalchemy.exc.InterfaceError, _answer_database)
+    app.add_exception_handler(sqlalchemy.exc.TimeoutError, _answer_database)
+
+
+def to_response(error: EngramError, *, path: str, request_id: str) -> Response:
+    problem = {**error.to_problem(), "instance": path, "request_id": request_id}
+    headers = {"Retry-After": str(error.facts.get("retry_after", 5))} if error.status in (429, 503) else {}
+    return Response(
+        orjson.dumps(problem, default=str),
+        status_code=error.status,
+        media_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def from_validation(errors: list[Any]) -> InvalidRequest:
+    """pydantic's list of errors as one problem with a pointer for each place."""
+    places = [_to_place(error) for error in errors[:MAX_PLACES]]
+    if places and "pointer" in places[0]:
+        where = f"{places[0]['pointer']}: "
+    else:
+        where = f"{places[0].get('in')} {places[0].get('name')}: " if places else ""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return InvalidRequest(f"{where}{places[0]['detail'] if places else 'not valid'}{more}", errors=places)
+
+
+def _to_place(error: dict[str, Any]) -> Place:
+    part, *path = error["loc"]
+    detail = error["msg"]
+    if "input" in error and error["type"] not in ("missing", "json_invalid"):
+        found = repr(error["input"])
+        detail += f"; found {found if len(found) <= MAX_FOUND_CHARACTERS else found[:MAX_FOUND_CHARACTERS] + '...'}"
+    if error["type"] == "json_invalid":
+        return {"pointer": "#", "detail": f"not valid JSON at byte {path[0] if path else 0}: {error['ctx']['error']}"}
+    if part == "body":
+        return {"pointer": "#" + "".join(f"/{step}" for step in path), "detail": detail}
+    return {"in": part, "name": ".".join(str(step) for step in path), "detail": detail}
+
+
+def _respond(request: Request, error: EngramError) -> Response:
+    return to_response(error, path=request.url.path, request_id=request.scope.get("request_id", ""))
+
+
+def _answer_ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EngramError)
+    if error.status >= 500:
+        log.error("problem", slug=error.slug, detail=error.detail, exc_info=error)
+    return _respond(request, error)
+
+
+def _answer_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _respond(request, from_validation(list(error.errors())))
+
+
+def _answer_starlette(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == 404:
+        return _respond(request, NotFound(f"there is no {path}; /docs lists the paths"))
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        response = _respond(request, MethodNotAllowed(f"{path} does not take {request.method}; it takes {allowed}"))
+        response.headers["Allow"] = allowed
+        return response
+    if error.status_code < 500:
+        return _respond(request, BadRequest(str(error.detail)))
+    return _respond(request, InternalError("an unexpected error; the log has it under this request_id"))
+
+
+def _answer_database(request: Request, error: Exception) -> Response:
+    log.error("database away", error=str(error))
+    return _respond(request, Unavailable("the database cannot be reached; try again shortly", retry_after=5))

@@ -1,0 +1,100 @@
+"""The only file in app/ that knows Celery: names of tasks and queues, and `send`, which never makes a client wait for a broker."""
+
+import queue
+import threading
+from typing import Any
+
+from celery import Celery
+
+from app import sqlite_broker
+from app.settings import Settings
+from app.telemetry import log
+
+TRAIN_TASK = "engram.train"
+SWEEP_TASK = "engram.sweep"
+QUEUES = ("auto", "cpu", "cuda")
+"""One per `device` of a request; a worker listens to `auto` and to those of its own devices."""
+MAX_WAITING_HINTS = 10_000
+_STOP = None
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The Celery application that both ends of the queue use. Messages carry an id and may be lost, late or doubled."""
+    sqlite_broker.register()
+    celery = Celery("engram", broker=settings.broker_url, set_as_current=False)
+    celery.conf.update(
+        task_ignore_result=True,
+        task_acks_late=False,  # the row's lease brings a lost training back; a late ack would only double it
+        task_serializer="json",
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        task_default_queue="auto",
+        task_create_missing_queues=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=settings.broker_timeout_seconds,
+        broker_transport_options=_transport_options(settings),
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        task_store_errors_even_if_ignored=False,
+        enable_utc=True,
+    )
+    return celery
+
+
+class Queue:
+    """Sends hints from a thread of its own. A hint that cannot be sent is dropped: the row stands, and the sweep sends it again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._celery = make_celery(settings)
+        self._waiting: queue.Queue[tuple[str, str] | None] = queue.Queue(MAX_WAITING_HINTS)
+        self._grace_seconds = settings.broker_timeout_seconds * 2
+        self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
+        self._thread.start()
+
+    def send(self, training_id: str, device: str) -> None:
+        """Rings the bell for a training that is committed. Returns at once."""
+        try:
+            self._waiting.put_nowait((training_id, device))
+        except queue.Full:
+            log.warning("hint dropped: too many wait for the broker", training_id=training_id)
+
+    def close(self) -> None:
+        """Gives the hints under way a moment; whatever is left, the sweep sends."""
+        try:
+            self._waiting.put_nowait(_STOP)
+        except queue.Full:
+            return
+        self._thread.join(self._grace_seconds)
+
+    def _run(self) -> None:
+        while (hint := self._waiting.get()) is not _STOP:
+            training_id, device = hint
+            try:
+                self._celery.send_task(TRAIN_TASK, args=[training_id], queue=device, retry=False, ignore_result=True)
+            except Exception as error:  # noqa: BLE001 - each transport has its own errors, and none may end this thread
+                log.warning("hint not sent; the sweep will", training_id=training_id, error=str(error))
+
+
+def broker_reachable(settings: Settings) -> bool:
+    """Whether the broker answers within its timeout; for /health/ready, which names it beside."""
+    celery: Any = make_celery(settings)
+    try:
+        with celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=settings.broker_timeout_seconds)
+    except Exception:  # noqa: BLE001 - see _run
+        return False
+    return True
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    """Redis: a dead connection is noticed within seconds instead of the kernel's quarter of an hour."""
+    if not settings.broker_url.startswith(("redis", "rediss")):
+        return {}
+    seconds = settings.broker_timeout_seconds
+    return {
+        "socket_connect_timeout": seconds,
+        "socket_timeout": max(seconds, 30.0),
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }

@@ -1,0 +1,60 @@
+"""Every knob, once. Read from the environment (prefix ENGRAM_), frozen, and passed: never a global. Listed in docs/settings.md."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Each unit stands in the name. An unset URL means the embedded engine under `data_dir`."""
+
+    model_config = SettingsConfigDict(env_prefix="ENGRAM_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(Path("var"), description="Folder of the embedded database and queue.")
+    database_url: str = Field("", description="SQLAlchemy URL of the database; empty: SQLite under the data folder.")
+    broker_url: str = Field("", description="Celery broker URL; empty: the embedded queue under the data folder.")
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
+    insecure: bool = Field(False, description="Serve without keys on an address that others can reach.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
+    log_format: Literal["console", "json"] = Field("console", description="How a log line is written.")
+
+    max_body_bytes: int = Field(256 * 2**20, ge=1024, description="Largest request body, after decompression.")
+    max_span_steps: int = Field(10_000_000, ge=1, description="Most steps that one series may span.")
+    max_forecast_values: int = Field(20_000_000, ge=1, description="Most numbers (series x horizon x quantiles) in one answer.")
+    max_horizon: int = Field(10_000, ge=1, description="Longest horizon that a training may ask for.")
+
+    worker_concurrency: int = Field(1, ge=1, description="Trainings that one worker runs at once.")
+    training_threads: int = Field(1, ge=1, description="CPU threads of one training.")
+    max_training_seconds: float = Field(3600.0, gt=0, description="Wall time after which a training is stopped and fails.")
+    lease_seconds: float = Field(30.0, gt=0, description="How long a claimed training is its worker's without a heartbeat.")
+    sweep_seconds: float = Field(5.0, gt=0, description="Pause between two sweeps for expired leases and stale hints.")
+    hint_seconds: float = Field(30.0, gt=0, description="Age at which the hint of a queued training is sent again.")
+    max_attempts: int = Field(3, ge=1, description="Lost attempts after which a training fails with worker-lost.")
+    grace_seconds: float = Field(10.0, gt=0, description="Time that a part gets to stop by itself before it is killed.")
+    broker_timeout_seconds: float = Field(1.0, gt=0, description="Longest wait for the broker when a hint is sent.")
+
+    forecaster_cache_bytes: int = Field(256 * 2**20, ge=0, description="Memory for loaded forecasters in one API process.")
+    event_poll_seconds: float = Field(0.5, gt=0, description="Pause between two looks for new events of a training.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, values: dict[str, object]) -> dict[str, object]:
+        """An empty variable is an unset one, as compose files write it."""
+        return {name: value for name, value in values.items() if value != ""}
+
+    @model_validator(mode="after")
+    def _fill_urls(self) -> Self:
+        folder = self.data_dir.absolute()
+        if not self.database_url:
+            object.__setattr__(self, "database_url", f"sqlite:///{folder / 'engram.db'}")
+        if not self.broker_url:
+            object.__setattr__(self, "broker_url", f"engram+sqlite:///{folder / 'queue.db'}")
+        return self
+
+    @property
+    def is_queue_embedded(self) -> bool:
+        """Whether the broker is the SQLite file, so that one worker must sweep: there is no scheduler."""
+        return self.broker_url.startswith("engram+sqlite:")

@@ -1,0 +1,67 @@
+"""The ground of all rows, on both databases."""
+
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.util.exc import CommandError
+
+import migrations
+from app.database import Database
+from app.tables import Workspace
+
+
+def test_migrations_lead_to_exactly_the_schema_of_the_tables(database: Database) -> None:
+    config = migrations._config()
+    with database.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        try:
+            command.check(config)
+        except CommandError as error:
+            pytest.fail(str(error))
+
+
+def test_upgrade_may_be_called_by_many_at_once_and_again(database: Database) -> None:
+    with database.engine.connect() as connection:
+        reflected = sa.MetaData()
+        reflected.reflect(connection)
+        reflected.drop_all(connection)
+        connection.commit()
+    failures: list[Exception] = []
+
+    def upgrade() -> None:
+        try:
+            migrations.upgrade(database)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=upgrade) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert migrations.is_at_head(database)
+    with database.read() as session:
+        assert session.scalars(sa.select(Workspace.name)).all() == ["default"]
+
+
+def test_timestamps_come_back_aware_and_in_utc(database: Database) -> None:
+    local = datetime(2024, 3, 31, 3, 30, tzinfo=timezone(timedelta(hours=2)))
+    with database.write() as session:
+        session.add(Workspace(name="a", created_at=local))
+        session.commit()
+    with database.read() as session:
+        read = session.scalars(sa.select(Workspace.created_at).where(Workspace.name == "a")).one()
+    assert read == local
+    assert read.tzinfo is UTC
+
+
+def test_what_is_not_committed_is_rolled_back(database: Database) -> None:
+    with database.write() as session:
+        session.add(Workspace(name="a", created_at=datetime.now(UTC)))
+        session.flush()
+    with database.read() as session:
+        assert session.scalars(sa.select(Workspace.name)).all() == ["default"]
