@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -91,6 +92,21 @@ class Database:
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def database_now(session: Session) -> datetime:
+    """The clock that leases are counted by: PostgreSQL's own, since its clients' clocks differ; one host has one."""
+    if session.get_bind().dialect.name == "postgresql":
+        now: datetime = session.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+        return now.astimezone(UTC)
+    return utc_now()
+
+
+def insert_or_ignore(session: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:
+    """Inserts the rows that break no unique constraint; the others are there already, by another client at the same instant."""
+    name = session.get_bind().dialect.name
+    insert = postgresql.insert(table) if name == "postgresql" else sqlite.insert(table)
+    session.execute(insert.on_conflict_do_nothing(), rows)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

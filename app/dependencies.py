@@ -2,17 +2,18 @@
 
 import base64
 import binascii
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Path, Query, Request
 from sqlalchemy.orm import Session
 
 from app import security
 from app.database import Database
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, NotAcceptable
 from app.queue import Queue
 from app.settings import Settings
 
@@ -83,10 +84,26 @@ def _not_a_cursor() -> InvalidRequest:
     return InvalidRequest(f"query cursor: {detail}", errors=[{"in": "query", "name": "cursor", "detail": detail}])
 
 
+def choose_media_type(accept: str, offered: Sequence[str]) -> str:
+    """The first of `offered` that the Accept header takes, its wishes by their q in order. Raises NotAcceptable."""
+    wishes = []
+    for position, part in enumerate(accept.split(",")):
+        media_type, *parameters = [piece.strip().lower() for piece in part.split(";")]
+        quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
+        wishes.append((-float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0, position, media_type))
+    for minus_quality, _, wish in sorted(wishes):
+        for media_type in offered:
+            if minus_quality < 0 and (wish in (media_type, "*/*") or wish == media_type.split("/")[0] + "/*"):
+                return media_type
+    raise NotAcceptable(f"Accept: expected one of {', '.join(offered)}, found {accept[:200]!r}", expected=list(offered))
+
+
 SettingsNeeded = Annotated[Settings, Depends(get_settings)]
 DatabaseNeeded = Annotated[Database, Depends(get_database)]
 QueueNeeded = Annotated[Queue, Depends(get_queue)]
 ReadSession = Annotated[Session, Depends(read_session)]
 WriteSession = Annotated[Session, Depends(write_session)]
+DatasetName = Annotated[str, Path(pattern=NAME_PATTERN, description="1..64 of a-z 0-9 . _ -, not beginning with . _ -")]
+ModelName = Annotated[str, Path(pattern=NAME_PATTERN, description="1..64 of a-z 0-9 . _ -, not beginning with . _ -")]
 CallerNeeded = Annotated[security.Caller, Depends(security.identify)]
 PageNeeded = Annotated[Page, Depends(get_page)]

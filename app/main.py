@@ -5,12 +5,16 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import __version__, problems
+from app import __version__, operation, problems
 from app.database import Database
 from app.datasets import routes as datasets
 from app.middleware import PlainBody, RequestContext
 from app.queue import Queue
+from app.registry import routes as registry
+from app.serving import routes as serving
+from app.serving.cache import Forecasters
 from app.settings import Settings
+from app.training import routes as training
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -18,8 +22,11 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.database = Database(settings.database_url)
         app.state.queue = Queue(settings)
+        app.state.forecasters = Forecasters(settings.forecaster_cache_bytes)
         yield
+        app.state.forecasters.close()
         app.state.queue.close()
         app.state.database.close()
 
@@ -28,11 +35,13 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="Learns time series with LSTM networks and forecasts them.",
         lifespan=lifespan,
+        license_info={"name": "Apache-2.0"},
     )
     app.state.settings = settings
-    app.state.database = Database(settings.database_url)
     problems.install(app)
-    app.include_router(datasets.router, prefix="/v1")
+    for router in (datasets.router, registry.router, training.router, serving.router):
+        app.include_router(router, prefix="/v1")
+    app.include_router(operation.router)
     app.add_middleware(PlainBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext)
     return app

@@ -1,0 +1,1 @@
+"""What comes next: forecasts of the version that serves."""

@@ -1,0 +1,1 @@
+"""How it is learned: requests, their life as rows, and the supervised child that trains."""

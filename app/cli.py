@@ -1,0 +1,121 @@
+"""`engram serve | api | worker | migrate`: the parts, alone or together."""
+
+import ipaddress
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app import __version__
+from app.errors import EngramError
+from app.settings import Settings
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Engram learns time series with LSTM networks and forecasts them.",
+)
+Host = Annotated[str | None, typer.Option(help="Address to listen on (ENGRAM_HOST).")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one (ENGRAM_PORT).")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded database and queue (ENGRAM_DATA_DIR).")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Serve without keys where others can reach it.")]
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 failed, 2 usage."""
+    try:
+        cli()
+    except EngramError as error:
+        print(f"engram: {error.detail}", file=sys.stderr)
+        sys.exit(1)
+
+
+@cli.callback(invoke_without_command=True)
+def show_version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"engram {__version__}")
+        raise typer.Exit
+
+
+@cli.command()
+def serve(
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    workers: Annotated[int, typer.Option(min=0, help="How many worker processes.")] = 1,
+    insecure: Insecure = False,
+) -> None:
+    """Run everything: migrate, then the API and its workers, until Ctrl-C or SIGTERM."""
+    from app.supervisor import run
+
+    settings = configure(host=host, port=port, data_dir=data_dir, insecure=insecure or None)
+    check_address(settings)
+    raise typer.Exit(run(settings, workers))
+
+
+@cli.command()
+def api(
+    host: Host = None,
+    port: Port = None,
+    insecure: Insecure = False,
+    fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    lifeline: Annotated[bool, typer.Option("--lifeline", hidden=True)] = False,
+) -> None:
+    """Run the API alone."""
+    from app.api_process import run
+
+    settings = configure(host=host, port=port, insecure=insecure or None)
+    check_address(settings)
+    run(settings, fd=fd, lifeline=lifeline)
+
+
+@cli.command()
+def worker(
+    queues: Annotated[str | None, typer.Option(help="Devices whose trainings it takes: cpu, cuda or both.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Trainings at once (ENGRAM_WORKER_CONCURRENCY).")] = None,
+) -> None:
+    """Run one worker alone."""
+    arguments = [f"--queues={queues}"] if queues else []
+    arguments += [f"--concurrency={concurrency}"] if concurrency else []
+    os.execv(sys.executable, [sys.executable, "-m", "workers", *arguments])
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database's schema to this version's."""
+    import migrations
+    from app.database import Database
+
+    database = Database(Settings().database_url)
+    migrations.upgrade(database)
+    print(f"the database is at revision {migrations.head()}")
+
+
+def configure(**options: Any) -> Settings:
+    """Settings from the environment, overridden by what was said on the command line, here and in the parts started from here."""
+    for name, value in options.items():
+        if value is not None:
+            os.environ[f"ENGRAM_{name.upper()}"] = str(value)
+    return Settings()
+
+
+def check_address(settings: Settings) -> None:
+    """Keys are not checked yet, so an address that others can reach is refused unless told otherwise."""
+    try:
+        is_loopback = ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        is_loopback = settings.host == "localhost"
+    if not is_loopback and not settings.insecure:
+        print(
+            f"engram: {settings.host} can be reached from other machines and the service is open to whoever reaches it; "
+            "say --insecure to serve there all the same, or listen on 127.0.0.1",
+            file=sys.stderr,
+        )
+        raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""How a part that `engram serve` started ends with it, even if that is killed: its standard input is a pipe that then closes."""
+
+import os
+import signal
+import sys
+import threading
+
+
+def end_with_parent() -> None:
+    """Sends this process SIGTERM once the parent is gone."""
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()

@@ -1,0 +1,106 @@
+"""Forecasts as bytes: JSON straight from arrays, and tables with one row a step."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+
+from app.serving.service import Forecasts, Target
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+CSV = "text/csv"
+PARQUET = "application/vnd.apache.parquet"
+ARROW = "application/vnd.apache.arrow.stream"
+MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
+"""What Accept may ask for; the first is what `*/*` gets."""
+
+
+def to_json(forecasts: Forecasts, next_cursor: str | None) -> bytes:
+    target = forecasts.target
+    answer = {
+        "model": target.model,
+        "version": target.version,
+        "dataset": target.dataset,
+        "freq": target.grid.freq,
+        "horizon": target.horizon,
+        "quantile_levels": target.quantile_levels,
+        "forecasts": list(_to_items(forecasts)),
+        "next_cursor": next_cursor,
+    }
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def to_ndjson(forecasts: Forecasts) -> bytes:
+    """A line per series: what stands in `forecasts` of the JSON form, and the version."""
+    lines = [
+        orjson.dumps({**item, "version": forecasts.target.version}, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+        for item in _to_items(forecasts)
+    ]
+    return b"".join(lines)
+
+
+def to_rows_json(forecasts: Forecasts) -> bytes:
+    """A flat array with one object a step: the columns of `to_frame`."""
+    return orjson.dumps(to_frame(forecasts).to_dicts())
+
+
+def to_csv(forecasts: Forecasts, *, header: bool) -> bytes:
+    return to_frame(forecasts).write_csv(include_header=header).encode()
+
+
+def to_parquet(forecasts: Forecasts) -> bytes:
+    buffer = io.BytesIO()
+    to_frame(forecasts, typed=True).write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def to_arrow(forecasts: Forecasts) -> bytes:
+    buffer = io.BytesIO()
+    to_frame(forecasts, typed=True).write_ipc_stream(buffer)
+    return buffer.getvalue()
+
+
+def to_frame(forecasts: Forecasts, *, typed: bool = False) -> pl.DataFrame:
+    """Columns series, timestamp, median, q<level>..., cutoff, version. `typed`: real timestamps in place of their text."""
+    target = forecasts.target
+    columns: dict[str, Any] = {
+        "series": pl.Series(forecasts.names, dtype=pl.String).gather(np.repeat(np.arange(len(forecasts.names)), target.horizon)),
+        "timestamp": _to_times(target, forecasts.steps.ravel(), typed=typed),
+        "median": forecasts.median.ravel(),
+    }
+    for index, level in enumerate(target.quantile_levels):
+        columns[f"q{level}"] = forecasts.quantiles[:, :, index].ravel()
+    columns["cutoff"] = _to_times(target, np.repeat(forecasts.cutoffs, target.horizon), typed=typed)
+    frame = pl.DataFrame(columns)
+    return frame.with_columns(pl.lit(target.version, pl.Int32).alias("version"))
+
+
+def _to_times(target: Target, steps: np.ndarray, *, typed: bool) -> pl.Series:
+    if target.grid.freq == "step":
+        return pl.Series(steps, dtype=pl.Int64)
+    if typed:
+        return pl.Series(target.grid.to_timestamps(steps)).dt.replace_time_zone("UTC")
+    return pl.Series(target.grid.to_labels(steps), dtype=pl.String)
+
+
+def _to_items(forecasts: Forecasts) -> Iterator[dict[str, Any]]:
+    target = forecasts.target
+    cutoffs = target.grid.to_labels(forecasts.cutoffs)
+    horizon = target.horizon
+    labels = target.grid.to_labels(forecasts.steps.ravel())
+    median = np.ascontiguousarray(forecasts.median)  # [B, H]
+    quantiles = np.ascontiguousarray(forecasts.quantiles.transpose(0, 2, 1))  # [B, Q, H]
+    keys = [str(level) for level in target.quantile_levels]
+    for index, name in enumerate(forecasts.names):
+        yield {
+            "series": name,
+            "cutoff": cutoffs[index],
+            "timestamps": labels[index * horizon : (index + 1) * horizon],
+            "median": median[index],
+            "quantiles": dict(zip(keys, quantiles[index], strict=True)),
+            "warnings": forecasts.warnings[index],
+        }

@@ -1,0 +1,70 @@
+"""The process that learns: the workshop alone. Arrays in, progress and artifact out through one pipe; no database, no settings.
+
+Started from a forkserver that has imported torch; it ends when the pipe closes, so that nothing runs on without its supervisor.
+"""
+
+import os
+import signal
+import threading
+import time
+import traceback
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from typing import Any
+
+from app.errors import EngramError, OutOfMemory
+
+
+def run(connection: Connection) -> None:
+    """Receives (series, request, champion's artifact or None); sends ("progress", ...)* and one of ("done" | "failed" | "crashed", ...).
+
+    What is sent is plain: the supervisor could not unpickle the workshop's classes without importing torch.
+    """
+    # Here, not above: the supervisor imports this module to name `run`. The forkserver has it all loaded already.
+    from app.lstm import Forecaster, Progress, learn
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the supervisor decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    series, request, champion = connection.recv()
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    started = time.monotonic()
+
+    def report(progress: Progress) -> None:
+        connection.send(("progress", {**asdict(progress), "seconds": round(time.monotonic() - started, 3)}))
+
+    try:
+        learned = learn(
+            series,
+            request,
+            on_progress=report,
+            clock=time.process_time,
+            champion=Forecaster.from_bytes(champion) if champion is not None else None,
+        )
+    except EngramError as error:
+        connection.send(("failed", error.to_problem()))
+    except MemoryError as error:
+        connection.send(("failed", _no_memory(error)))
+    except RuntimeError as error:
+        # torch says so in words only: the CPU's allocator raises a plain RuntimeError, CUDA's a subclass of it
+        memory = "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()
+        connection.send(("failed", _no_memory(error)) if memory else ("crashed", traceback.format_exc()))
+    except Exception:  # noqa: BLE001 - the supervisor turns it into the training's problem and logs it
+        connection.send(("crashed", traceback.format_exc()))
+    else:
+        backtest = None if learned.backtest is None else vars(learned.backtest)
+        connection.send(("done", {**vars(learned), "backtest": backtest}))
+
+
+def _end_with(connection: Connection) -> None:
+    """The supervisor never speaks again: the pipe becoming readable means that it is gone."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _no_memory(error: Exception) -> dict[str, Any]:
+    return OutOfMemory(
+        f"the training needed more memory than there is: {error}; "
+        "train on fewer series, with a smaller batch_size or hidden_size, or on a larger machine"
+    ).to_problem()

@@ -1,0 +1,140 @@
+"""Who may work on a training: claim, heartbeat, hand back, sweep. The row is the truth; each statement is fenced by owner and attempt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.database import database_now
+from app.errors import WorkerLost
+from app.settings import Settings
+from app.tables import Training, Worker
+from app.training import service
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A training that is ours until the lease ends. A write that misses this owner and attempt must change nothing."""
+
+    training_id: int
+    workspace_id: int
+    public_id: str
+    owner: str
+    attempt: int
+
+    def fence(self) -> sa.ColumnElement[bool]:
+        return sa.and_(
+            Training.id == self.training_id,
+            Training.owner == self.owner,
+            Training.attempt == self.attempt,
+            Training.status == "running",
+        )
+
+
+def claim(session: Session, settings: Settings, owner: str, devices: Sequence[str]) -> Claim | None:
+    """Takes the oldest training that waits for one of `devices`; None when nothing waits."""
+    sweep(session, settings)
+    now = database_now(session)
+    oldest = (
+        sa.select(Training.id)
+        .where(Training.status == "queued", Training.device_wanted.in_(["auto", *devices]))
+        .order_by(Training.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    taken = session.execute(
+        sa.update(Training)
+        .where(Training.id == oldest, Training.status == "queued")
+        .values(
+            status="running",
+            attempt=Training.attempt + 1,
+            owner=owner,
+            lease_expires_at=now + timedelta(seconds=settings.lease_seconds),
+            started_at=sa.func.coalesce(Training.started_at, now),
+        )
+        .returning(Training.id, Training.workspace_id, Training.public_id, Training.attempt)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if taken is None:
+        return None
+    return Claim(taken.id, taken.workspace_id, taken.public_id, owner, taken.attempt)
+
+
+def beat(session: Session, settings: Settings, claim: Claim, **fields: Any) -> bool | None:
+    """Renews the lease and writes `fields`. True: cancel was asked for; False: go on; None: the training is no longer ours."""
+    lease = database_now(session) + timedelta(seconds=settings.lease_seconds)
+    return session.execute(
+        sa.update(Training)
+        .where(claim.fence())
+        .values(lease_expires_at=lease, **fields)
+        .returning(Training.cancel_requested)
+        .execution_options(synchronize_session=False)
+    ).scalar_one_or_none()
+
+
+def lock(session: Session, claim: Claim) -> Training | None:
+    """The training for its last change, locked; None when it is no longer ours."""
+    return session.scalar(sa.select(Training).where(claim.fence()).with_for_update())
+
+
+def hand_back(session: Session, claim: Claim) -> None:
+    """To the queue, as if never started: the worker stops, not the training."""
+    session.execute(
+        sa.update(Training)
+        .where(claim.fence())
+        .values(status="queued", owner=None, lease_expires_at=None, hinted_at=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def sweep(session: Session, settings: Settings) -> None:
+    """Trainings whose lease ran out go back to the queue; one lost too often fails, so that a poison pill does not loop."""
+    now = database_now(session)
+    query = sa.select(Training).where(Training.status == "running", Training.lease_expires_at < now)
+    for training in session.scalars(query.with_for_update(skip_locked=True)).all():
+        training.lost_attempts += 1
+        training.owner = None
+        if training.cancel_requested:
+            service.end(session, training, "cancelled")
+        elif training.lost_attempts >= settings.max_attempts:
+            service.end(session, training, "failed", problem=_lost(training).to_problem())
+        else:
+            training.status, training.lease_expires_at, training.hinted_at = "queued", None, None
+    session.flush()
+
+
+def take_stale_hints(session: Session, settings: Settings) -> list[tuple[str, str]]:
+    """(public id, device) of queued trainings whose hint is due again; they count as hinted from now on."""
+    now: datetime = database_now(session)
+    stale = now - timedelta(seconds=settings.hint_seconds)
+    rows = session.execute(
+        sa.update(Training)
+        .where(Training.status == "queued", sa.or_(Training.hinted_at.is_(None), Training.hinted_at < stale))
+        .values(hinted_at=now)
+        .returning(Training.public_id, Training.device_wanted)
+        .execution_options(synchronize_session=False)
+    )
+    return [(public_id, device) for public_id, device in rows]
+
+
+def register_worker(session: Session, name: str, devices: Sequence[str]) -> None:
+    """Says that this worker is alive now."""
+    now = database_now(session)
+    worker = session.scalar(sa.select(Worker).where(Worker.name == name))
+    if worker is None:
+        session.add(Worker(name=name, devices=list(devices), started_at=now, seen_at=now))
+    else:
+        worker.seen_at = now
+    session.flush()
+
+
+def _lost(training: Training) -> WorkerLost:
+    return WorkerLost(
+        f"{training.lost_attempts} workers were lost while they ran this training (killed, out of memory, or cut off); "
+        "see the workers' logs for this training_id, then train again, with fewer series or a smaller network if memory was short",
+        attempts=training.lost_attempts,
+    )

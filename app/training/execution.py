@@ -1,0 +1,179 @@
+"""How a training is executed: claim, read, supervise, finish. No Celery here."""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+from sqlalchemy.orm import Session
+
+from app.database import Database
+from app.datasets import service as datasets
+from app.errors import EngramError
+from app.lstm.config import Request
+from app.lstm.windows import Series
+from app.registry import service as registry
+from app.settings import Settings
+from app.tables import Dataset, Model, Training
+from app.telemetry import log
+from app.training import claims, service
+from app.training.claims import Claim
+from app.training.supervision import DATABASE_AWAY, LOOK_SECONDS, Outcome, supervise
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the child gets, and what is needed to place its answer: the series behind each position."""
+
+    series: Series
+    request: Request
+    champion: bytes | None
+    series_ids: list[int]
+    first_steps: np.ndarray
+    data: dict[str, Any]
+
+
+class Executor:
+    """One worker's way to execute trainings, from several threads. `stopping` is set when the worker shuts down."""
+
+    def __init__(self, database: Database, settings: Settings, name: str, devices: tuple[str, ...]) -> None:
+        self.stopping = threading.Event()
+        self._database = database
+        self._settings = settings
+        self._name = name
+        self._devices = devices
+
+    def execute(self) -> str | None:
+        """Executes the training that is first in line; its id, or None when none waits."""
+        if self.stopping.is_set():
+            return None
+        with self._database.write() as session:
+            claim = claims.claim(session, self._settings, self._name, self._devices)
+            session.commit()
+        if claim is None:
+            return None
+        with structlog.contextvars.bound_contextvars(training_id=claim.public_id):
+            log.info("training started", attempt=claim.attempt)
+            try:
+                status = self._execute(claim)
+            except DATABASE_AWAY as error:
+                log.warning("training put down: the database is away; the lease will run out", error=str(error))
+            else:
+                log.info("training ended", status=status)
+        return claim.public_id
+
+    def _execute(self, claim: Claim) -> str:
+        progress: list[dict[str, Any]] = []
+        work = None
+        try:
+            with self._database.read() as session:
+                work = self._read(session, claim)
+            order = (work.series, work.request, work.champion)
+            outcome, progress = supervise(
+                self._database, self._settings, self.stopping, claim, order, {"data": work.data}
+            )
+        except EngramError as error:
+            outcome = Outcome("failed", error.to_problem())
+        return self._finish(claim, work, outcome, progress)
+
+    def _read(self, session: Session, claim: Claim) -> Work:
+        """Everything the child needs, up to the frozen cutoff, as arrays."""
+        training = session.get_one(Training, claim.training_id)
+        dataset = session.get_one(Dataset, training.dataset_id)
+        wanted = training.request
+        rows = datasets.select_series(session, dataset.id, wanted["series"], wanted["series_prefix"])
+        values = datasets.read_for_training(session, [row.id for row in rows], training.cutoff_step)
+        champion = None
+        if wanted["promote"] == "if_better":
+            serving = registry.find_alias(session, session.get_one(Model, training.model_id), registry.CHAMPION)
+            champion = registry.read_artifact(session, serving.id) if serving is not None else None
+        data = {
+            "series": len(values.series_ids),
+            "observations": int(np.count_nonzero(~np.isnan(values.values))),
+            "cutoff": dataset.grid.to_labels(np.array([training.cutoff_step]))[0],
+            "fingerprint": values.fingerprint,
+        }
+        return Work(
+            series=Series(values.values, values.offsets),
+            request=service.to_workshop_request(wanted, dataset, threads=self._settings.training_threads),
+            champion=champion,
+            series_ids=values.series_ids,
+            first_steps=values.first_steps,
+            data=data,
+        )
+
+    def _finish(self, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]) -> str:
+        """Writes the outcome, all or nothing, and only while the lease is ours. Waits for a database that is away."""
+        patience = time.monotonic() + self._settings.lease_seconds
+        while outcome.kind != "lost":
+            try:
+                with self._database.write() as session:
+                    ended = _write_outcome(session, claim, work, outcome, progress)
+                    session.commit()
+                    return ended
+            except DATABASE_AWAY:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(LOOK_SECONDS)
+        return "lost"
+
+
+def _write_outcome(
+    session: Session, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]
+) -> str:
+    if outcome.kind == "stopped":
+        claims.hand_back(session, claim)
+        return "queued"
+    training = claims.lock(session, claim)
+    if training is None:
+        return "lost"
+    service.append_events(session, training.id, training.workspace_id, "progress", progress)
+    if outcome.kind == "cancelled" or training.cancel_requested:
+        service.end(session, training, "cancelled")
+    elif work is not None and outcome.kind == "done":
+        _register(session, training, work, outcome.content)
+    else:
+        service.end(session, training, "failed", problem=outcome.content)
+    return training.status
+
+
+def _register(session: Session, training: Training, work: Work, learned: dict[str, Any]) -> None:
+    """The version and the training's end, in the transaction of the caller."""
+    config, metrics, warnings = learned["config"], learned["metrics"], learned["warnings"]
+    version = registry.register_version(
+        session,
+        training,
+        artifact=learned["artifact"],
+        result={"config": config, "data": work.data, "metrics": metrics, "warnings": warnings},
+        windows=_place_windows(work, learned["backtest"]),
+        promote=training.request["promote"],
+    )
+    service.end(
+        session,
+        training,
+        "succeeded",
+        version_number=version.number,
+        progress={**(training.progress or service.NO_PROGRESS), "fraction": 1.0, "eta_seconds": 0.0},
+        device=config["device"],
+        config=config,
+        data=work.data,
+        metrics=metrics,
+        warnings=warnings,
+    )
+
+
+def _place_windows(work: Work, backtest: dict[str, np.ndarray] | None) -> list[registry.KeptWindow]:
+    """The workshop counts series by position and cutoffs by observations seen; rows want ids and steps."""
+    if backtest is None:
+        return []
+    return [
+        registry.KeptWindow(
+            series_id=work.series_ids[position],
+            cutoff_step=int(work.first_steps[position]) + int(backtest["cutoff"][index]) - 1,
+            actual=backtest["actual"][index],
+            quantiles=backtest["quantiles"][index],
+        )
+        for index, position in enumerate(backtest["series"].tolist())
+    ]

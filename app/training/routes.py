@@ -1,0 +1,173 @@
+"""The door to trainings: request one, look at it, follow it, cancel it."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
+
+import anyio
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from app.database import Database
+from app.dependencies import (
+    NAME_PATTERN,
+    CallerNeeded,
+    DatabaseNeeded,
+    ModelName,
+    PageNeeded,
+    QueueNeeded,
+    ReadSession,
+    SettingsNeeded,
+    WriteSession,
+)
+from app.tables import ENDED_STATUSES, Training, TrainingEvent
+from app.training import service
+from app.training.schemas import HistoryItem, HistoryOutput, ProgressOutput, TrainingInput, TrainingList, TrainingOutput
+
+router = APIRouter(tags=["trainings"])
+Name = Annotated[str | None, Query(pattern=NAME_PATTERN)]
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+@router.post("/models/{model}/trainings", status_code=202)
+def request_training(
+    request: Request,
+    response: Response,
+    session: WriteSession,
+    settings: SettingsNeeded,
+    queue: QueueNeeded,
+    caller: CallerNeeded,
+    model: ModelName,
+    body: TrainingInput | None = None,
+) -> TrainingOutput:
+    """Queues a training; the model comes into being with its first one. `{}` trains an existing model as last time."""
+    wanted = body or TrainingInput()
+    training = service.request(
+        session,
+        caller.workspace_id,
+        model,
+        wanted.model_dump(mode="json"),
+        repeat=not wanted.model_fields_set,
+        max_horizon=settings.max_horizon,
+        request_id=request.scope["request_id"],
+    )
+    answer = _describe(session, [training])[0]
+    session.commit()
+    queue.send(training.public_id, training.device_wanted)
+    response.headers["Location"] = f"/v1/trainings/{training.public_id}"
+    return answer
+
+
+@router.get("/trainings")
+def list_trainings(
+    session: ReadSession,
+    caller: CallerNeeded,
+    page: PageNeeded,
+    model: Name = None,
+    dataset: Name = None,
+    status: Status | None = None,
+) -> TrainingList:
+    """Newest first."""
+    trainings = service.list_trainings(
+        session,
+        caller.workspace_id,
+        model=model,
+        dataset=dataset,
+        status=status,
+        before=page.after(int),
+        limit=page.limit,
+    )
+    return TrainingList(
+        items=_describe(session, trainings), next_cursor=page.to_cursor([training.id for training in trainings])
+    )
+
+
+@router.get("/trainings/{training}")
+def get_training(session: ReadSession, caller: CallerNeeded, training: str) -> TrainingOutput:
+    return _describe(session, [service.get_training(session, caller.workspace_id, training)])[0]
+
+
+@router.post("/trainings/{training}/cancel", status_code=202)
+def cancel_training(session: WriteSession, caller: CallerNeeded, training: str) -> TrainingOutput:
+    """A queued one ends at once, a running one within two seconds. 409 once it has ended."""
+    found = service.get_training(session, caller.workspace_id, training)
+    service.cancel(session, found)
+    answer = _describe(session, [found])[0]
+    session.commit()
+    return answer
+
+
+@router.get("/trainings/{training}/history")
+def get_history(session: ReadSession, caller: CallerNeeded, training: str) -> HistoryOutput:
+    """The learning curve, attempt after attempt."""
+    found = service.get_training(session, caller.workspace_id, training)
+    events = service.read_events(session, found.id, after=0, kind="progress")
+    return HistoryOutput(id=training, items=[HistoryItem(**event.data) for event in events])
+
+
+def find_training(database: DatabaseNeeded, caller: CallerNeeded, training: str) -> Training:
+    """Before the stream begins, while a 404 can still be answered; the session is not kept open for the stream."""
+    with database.read() as session:
+        return service.get_training(session, caller.workspace_id, training)
+
+
+@router.get("/trainings/{training}/events", response_class=EventSourceResponse)
+async def stream_events(
+    database: DatabaseNeeded,
+    settings: SettingsNeeded,
+    found: Annotated[Training, Depends(find_training)],
+    last_event_id: Annotated[int, Header(ge=0, le=2**62)] = 0,
+) -> AsyncIterator[ServerSentEvent]:
+    """`progress` events, then one of `succeeded`, `failed`, `cancelled`. Resumes behind `Last-Event-ID`."""
+    seen = last_event_id
+    while True:
+        events = await run_in_threadpool(_read_events, database, found.id, seen)
+        for event in events:
+            seen = event.seq
+            yield ServerSentEvent(event=event.kind, id=str(event.seq), data=event.data)
+            if event.kind in ENDED_STATUSES:
+                return
+        if not events and await run_in_threadpool(_has_ended, database, found.id, seen):
+            return
+        await anyio.sleep(settings.event_poll_seconds)
+
+
+def _read_events(database: Database, training_id: int, after: int) -> list[TrainingEvent]:
+    with database.read() as session:
+        return list(service.read_events(session, training_id, after=after))
+
+
+def _has_ended(database: Database, training_id: int, after: int) -> bool:
+    """Nothing more will come: the client has seen the last event already, or the training was deleted."""
+    with database.read() as session:
+        training = session.get(Training, training_id)
+        return training is None or (
+            training.status in ENDED_STATUSES and not service.read_events(session, training_id, after=after)
+        )
+
+
+def _describe(session: Session, trainings: list[Training]) -> list[TrainingOutput]:
+    models, datasets = service.read_names(session, trainings)
+    return [
+        TrainingOutput(
+            id=training.public_id,
+            model=models[training.model_id],
+            dataset=datasets[training.dataset_id],
+            status=training.status,
+            progress=ProgressOutput(**(training.progress or service.NO_PROGRESS)),
+            request=training.request,
+            config=training.config,
+            data=training.data,
+            version=training.version_number,
+            metrics=training.metrics,
+            warnings=training.warnings or [],
+            problem=training.problem,
+            attempt=training.attempt,
+            device=training.device,
+            created_at=training.created_at,
+            started_at=training.started_at,
+            finished_at=training.finished_at,
+        )
+        for training in trainings
+    ]

@@ -1,0 +1,230 @@
+"""A training's life as rows: requested, looked at, cancelled. How it is executed stands in execution.py."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app import calendar
+from app.database import insert_or_ignore, utc_now
+from app.datasets import service as datasets
+from app.errors import InvalidRequest, NotFound, NothingToLearn, TrainingEnded
+from app.lstm import config as workshop
+from app.registry import service as registry
+from app.tables import ENDED_STATUSES, Dataset, Model, Training, TrainingEvent
+
+NO_PROGRESS = {"fraction": 0.0, "step": 0, "steps": 0, "loss": None, "validation_loss": None, "eta_seconds": None}
+
+
+def request(
+    session: Session,
+    workspace_id: int,
+    model_name: str,
+    wanted: dict[str, Any],
+    *,
+    repeat: bool,
+    max_horizon: int,
+    request_id: str,
+) -> Training:
+    """Writes the training, queued, with its whole request and its cutoff frozen in it; creates the model if there is none.
+
+    `wanted` is a TrainingInput as a dict; with `repeat` a model that exists trains as last time, on all data there now.
+    """
+    model = registry.find_model(session, workspace_id, model_name)
+    frozen = _repeat_last(session, model) if model is not None and repeat else dict(wanted)
+    dataset = _find_dataset(session, workspace_id, model, frozen)
+    frozen["dataset"] = dataset.name
+    _fill_horizon(model, frozen, max_horizon)
+    cutoff_step = _freeze_cutoff(session, dataset, frozen)
+    workshop.check(to_workshop_request(frozen, dataset, threads=1))
+    if model is None:
+        model = _create_model(session, workspace_id, model_name, dataset, frozen["horizon"])
+    training = Training(
+        workspace_id=workspace_id,
+        public_id=str(uuid4()),
+        model_id=model.id,
+        dataset_id=dataset.id,
+        request=frozen,
+        cutoff_step=cutoff_step,
+        status="queued",
+        device_wanted=frozen["device"],
+        hinted_at=utc_now(),
+        request_id=request_id,
+        created_at=utc_now(),
+    )
+    session.add(training)
+    session.flush()
+    return training
+
+
+def to_workshop_request(frozen: dict[str, Any], dataset: Dataset, *, threads: int) -> workshop.Request:
+    """The frozen request in the workshop's words: what the calendar suggests stands beside what was asked."""
+    return workshop.Request(
+        horizon=frozen["horizon"],
+        context_length=frozen["context_length"],
+        season_lengths=None if frozen["season_lengths"] is None else tuple(frozen["season_lengths"]),
+        candidate_season_lengths=calendar.season_lengths(dataset.freq or calendar.STEP),
+        quantile_levels=tuple(frozen["quantile_levels"]),
+        device=frozen["device"],
+        threads=threads,
+        **frozen["network"],
+        **frozen["fit"],
+        **frozen["backtest"],
+    )
+
+
+def get_training(session: Session, workspace_id: int, public_id: str) -> Training:
+    training = session.scalar(
+        sa.select(Training).where(Training.workspace_id == workspace_id, Training.public_id == public_id)
+    )
+    if training is None:
+        raise NotFound(f"there is no training {public_id!r}; GET /v1/trainings lists them", training=public_id)
+    return training
+
+
+def list_trainings(
+    session: Session,
+    workspace_id: int,
+    *,
+    model: str | None,
+    dataset: str | None,
+    status: str | None,
+    before: int | None,
+    limit: int,
+) -> Sequence[Training]:
+    """Newest first."""
+    query = sa.select(Training).where(Training.workspace_id == workspace_id).order_by(Training.id.desc()).limit(limit)
+    if model is not None:
+        query = query.join(Model, Model.id == Training.model_id).where(Model.name == model)
+    if dataset is not None:
+        query = query.join(Dataset, Dataset.id == Training.dataset_id).where(Dataset.name == dataset)
+    if status is not None:
+        query = query.where(Training.status == status)
+    if before is not None:
+        query = query.where(Training.id < before)
+    return session.scalars(query).all()
+
+
+def read_names(session: Session, trainings: Sequence[Training]) -> tuple[dict[int, str], dict[int, str]]:
+    """({model id: name}, {dataset id: name}) of these trainings."""
+    models = sa.select(Model.id, Model.name).where(Model.id.in_({training.model_id for training in trainings}))
+    sets = sa.select(Dataset.id, Dataset.name).where(Dataset.id.in_({training.dataset_id for training in trainings}))
+    return dict(session.execute(models).tuples().all()), dict(session.execute(sets).tuples().all())
+
+
+def cancel(session: Session, training: Training) -> None:
+    """A queued one ends here; a running one is stopped by its supervisor, which looks each second."""
+    session.refresh(training, with_for_update=True)
+    if training.status in ENDED_STATUSES:
+        raise TrainingEnded(
+            f"training {training.public_id} has already {training.status}",
+            training=training.public_id,
+            training_status=training.status,
+        )
+    training.cancel_requested = True
+    if training.status == "queued":
+        end(session, training, "cancelled")
+    session.flush()
+
+
+def end(session: Session, training: Training, status: str, **fields: Any) -> None:
+    """Sets the last status and writes the event that closes the stream."""
+    training.status = status
+    training.finished_at = utc_now()
+    training.lease_expires_at = None
+    for name, value in fields.items():
+        setattr(training, name, value)
+    data = {"status": status, "version": training.version_number, "problem": training.problem}
+    append_events(session, training.id, training.workspace_id, status, [data])
+
+
+def append_events(session: Session, training_id: int, workspace_id: int, kind: str, data: Sequence[dict[str, Any]]) -> None:
+    """Adds events behind those there are. Only the holder of the lease, or of the row's lock, may."""
+    last = session.scalar(sa.select(sa.func.max(TrainingEvent.seq)).where(TrainingEvent.training_id == training_id)) or 0
+    now = utc_now()
+    rows = [
+        {
+            "training_id": training_id,
+            "workspace_id": workspace_id,
+            "seq": last + 1 + index,
+            "kind": kind,
+            "data": one,
+            "created_at": now,
+        }
+        for index, one in enumerate(data)
+    ]
+    if rows:
+        session.execute(sa.insert(TrainingEvent), rows)
+
+
+def read_events(session: Session, training_id: int, *, after: int, kind: str | None = None) -> Sequence[TrainingEvent]:
+    query = sa.select(TrainingEvent).where(TrainingEvent.training_id == training_id, TrainingEvent.seq > after)
+    if kind is not None:
+        query = query.where(TrainingEvent.kind == kind)
+    return session.scalars(query.order_by(TrainingEvent.seq)).all()
+
+
+def _repeat_last(session: Session, model: Model) -> dict[str, Any]:
+    last = session.scalar(sa.select(Training).where(Training.model_id == model.id).order_by(Training.id.desc()).limit(1))
+    if last is None:
+        raise InvalidRequest(f"model {model.name!r} has no training to repeat; say at least its horizon", model=model.name)
+    return {**last.request, "dataset": None, "end": None}
+
+
+def _find_dataset(session: Session, workspace_id: int, model: Model | None, frozen: dict[str, Any]) -> Dataset:
+    if frozen["dataset"] is not None:
+        return datasets.get_dataset(session, workspace_id, frozen["dataset"])
+    if model is None:
+        raise _missing("dataset", "the dataset to learn from: a new model has none yet")
+    return session.get_one(Dataset, model.dataset_id)
+
+
+def _fill_horizon(model: Model | None, frozen: dict[str, Any], max_horizon: int) -> None:
+    if frozen["horizon"] is None:
+        if model is None:
+            raise _missing("horizon", "how many steps to forecast: a new model has no horizon yet")
+        frozen["horizon"] = model.horizon
+    if frozen["horizon"] > max_horizon:
+        detail = f"expected at most {max_horizon} (ENGRAM_MAX_HORIZON), found {frozen['horizon']}"
+        raise InvalidRequest(f"#/horizon: {detail}", errors=[{"pointer": "#/horizon", "detail": detail}])
+
+
+def _freeze_cutoff(session: Session, dataset: Dataset, frozen: dict[str, Any]) -> int:
+    """The last step to learn from. Refused when no chosen series has two values up to it."""
+    rows = datasets.select_series(session, dataset.id, frozen["series"], frozen["series_prefix"])
+    cutoffs = [row.cutoff_step for row in rows if row.cutoff_step is not None]
+    if not cutoffs:
+        raise NothingToLearn(
+            f"dataset {dataset.name!r} has no values in the chosen series; "
+            f"post some: POST /v1/datasets/{dataset.name}/observations",
+            dataset=dataset.name,
+        )
+    last = max(cutoffs)
+    cutoff = last if frozen["end"] is None else min(last, dataset.grid.floor_step(frozen["end"], pointer="#/end"))
+    if not any(row.count - row.missing >= 2 and _begins_before(row, cutoff) for row in rows):
+        until = dataset.grid.to_labels(np.array([cutoff]))[0]
+        raise NothingToLearn(
+            f"no chosen series of dataset {dataset.name!r} has two values up to {until}; "
+            "post more observations, choose other series, or move the end",
+            dataset=dataset.name,
+            end=until,
+        )
+    return cutoff
+
+
+def _begins_before(row: Any, cutoff: int) -> bool:
+    return row.first_step is not None and row.first_step < cutoff
+
+
+def _create_model(session: Session, workspace_id: int, name: str, dataset: Dataset, horizon: int) -> Model:
+    """Two first trainings at once share the model: whoever comes second finds it."""
+    fields = {"workspace_id": workspace_id, "name": name, "dataset_id": dataset.id, "horizon": horizon}
+    insert_or_ignore(session, Model, [{**fields, "newest_number": 0, "created_at": utc_now()}])
+    return registry.get_model(session, workspace_id, name)
+
+
+def _missing(field: str, what: str) -> InvalidRequest:
+    return InvalidRequest(f"#/{field}: expected {what}", errors=[{"pointer": f"#/{field}", "detail": f"expected {what}"}])

@@ -1,0 +1,33 @@
+"""The two tasks: whoever hears a hint executes what is first in line; the sweep brings back what was lost."""
+
+from celery import Celery
+
+from app.database import Database
+from app.queue import SWEEP_TASK, TRAIN_TASK, Queue
+from app.settings import Settings
+from app.telemetry import log
+from app.training import claims
+from app.training.execution import Executor
+
+
+def register(celery: Celery, executor: Executor, database: Database, settings: Settings, queue: Queue) -> None:
+    """Binds the tasks to this process's parts."""
+
+    @celery.task(name=TRAIN_TASK)
+    def train(training_id: str) -> None:
+        log.debug("hint heard", training_id=training_id)
+        executor.execute()
+
+    @celery.task(name=SWEEP_TASK)
+    def sweep_once() -> None:
+        sweep(database, settings, queue)
+
+
+def sweep(database: Database, settings: Settings, queue: Queue) -> None:
+    """Requeues trainings whose lease ran out, and sends hints that are due (again)."""
+    with database.write() as session:
+        claims.sweep(session, settings)
+        hints = claims.take_stale_hints(session, settings)
+        session.commit()
+    for training_id, device in hints:
+        queue.send(training_id, device)
