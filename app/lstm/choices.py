@@ -1,0 +1,104 @@
+"""What nobody asked for is chosen from the data, and each choice says why. numpy only."""
+
+import math
+
+import numpy as np
+
+from app.lstm.config import MAX_CONTEXT_LENGTH, Config, Request
+from app.lstm.seasons import choose_season_lengths
+from app.lstm.windows import Series, TrainingWindows
+
+LONGEST_PATCH = 48
+FEW_WINDOWS = 2000
+"""Below it the net is small, slow and forgetful: it must not learn the windows by heart."""
+FEWEST_STEPS, MOST_STEPS = 300, 1500
+
+
+def choose(request: Request, series: Series, device: str) -> Config:
+    """The resolved config; `steps` is still without a time budget, which needs a clock."""
+    reasons: dict[str, str] = {}
+    if request.season_lengths is not None:
+        seasons = tuple(sorted(set(request.season_lengths) - {1}))[:2]
+        reasons["season_lengths"] = "as asked"
+    else:
+        seasons = choose_season_lengths(series, request.candidate_season_lengths)
+        found = ", ".join(map(str, seasons)) or "none"
+        reasons["season_lengths"] = f"of {list(request.candidate_season_lengths)}, the autocorrelation shows {found}"
+
+    typical = int(np.median(series.lengths))
+    if request.context_length is not None:
+        context_length = request.context_length
+        reasons["context_length"] = "as asked"
+    else:
+        context_length = choose_context_length(seasons, request.horizon, typical)
+        reasons["context_length"] = f"a few seasons that fit into a typical series of {typical} observations"
+    patch_length = min(context_length, choose_patch_length(seasons))
+    reasons["patch_length"] = "one step of the LSTM per season" if seasons else "short patches where there is no season"
+
+    finite = series.values[np.isfinite(series.values)]
+    positive = bool((finite > 0).all())
+    reasons["transformation"] = (
+        "logarithm: every observation is positive" if positive else "none: some observations are zero or negative"
+    )
+    windows = len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
+    batch_size = request.batch_size or int(min(64, max(16, 2 ** round(math.log2(max(windows, 1) / 4)))))
+    steps = request.max_steps or int(min(MOST_STEPS, max(FEWEST_STEPS, 20 * math.sqrt(windows))))
+    reasons["steps"] = "as asked" if request.max_steps else f"by the {windows} windows there are to learn from"
+    if request.max_epochs is not None:
+        epoch = math.ceil(windows / batch_size)
+        steps = min(steps, request.max_epochs * epoch) if request.max_steps else request.max_epochs * epoch
+        reasons["steps"] = f"{request.max_epochs} epochs of {epoch} steps"
+    reasons["batch_size"] = "as asked" if request.batch_size else "small batches learn most per second on one core"
+    reasons["hidden_size"] = "as asked" if request.hidden_size else "by the number of windows"
+    few = windows < FEW_WINDOWS
+    return Config(
+        horizon=request.horizon,
+        quantile_levels=request.quantile_levels,
+        season_lengths=seasons,
+        context_length=context_length,
+        patch_length=patch_length,
+        transformation="log" if positive else "none",
+        hidden_size=request.hidden_size or (32 if few else 64),
+        num_layers=request.num_layers or 1,
+        dropout=request.dropout if request.dropout is not None else (0.3 if few else 0.0),
+        learning_rate=request.learning_rate or (1e-3 if few else 1e-2),
+        batch_size=batch_size,
+        weight_decay=request.weight_decay if request.weight_decay is not None else (1e-4 if windows >= 100_000 else 0.05),
+        l1=request.l1,
+        gradient_clip=request.gradient_clip,
+        steps=max(1, steps),
+        nets=1,
+        noise=0.0,
+        target_loss=request.target_loss,
+        seed=request.seed,
+        device=device,
+        threads=request.threads,
+        reasons=reasons,
+    )
+
+
+def least_context(season_lengths: tuple[int, ...], context_length: int) -> int:
+    """How many observations a training window should have seen, where its series allows it."""
+    return min(context_length, max(season_lengths, default=3) + 1)
+
+
+def choose_context_length(season_lengths: tuple[int, ...], horizon: int, typical: int) -> int:
+    """Two seasons of a long one, more of a short one; never more than half of what a typical series can give."""
+    longest = max(season_lengths, default=1)
+    wanted = max(10, min(2 * horizon, 64)) if longest == 1 else longest * max(2, math.ceil(48 / longest))
+    wanted = max(wanted, min(2 * horizon, 512))
+    shortest = min(season_lengths, default=1)
+    room = max(typical - horizon, shortest + 2, 4)
+    fitting = min(wanted, room, MAX_CONTEXT_LENGTH)
+    return fitting // shortest * shortest if fitting >= shortest else fitting
+
+
+def choose_patch_length(season_lengths: tuple[int, ...]) -> int:
+    """The shortest season, or its largest part that keeps patches short."""
+    if not season_lengths:
+        return 4
+    shortest = min(season_lengths)
+    if shortest <= LONGEST_PATCH:
+        return shortest
+    divisors = [d for d in range(4, LONGEST_PATCH + 1) if shortest % d == 0]
+    return max(divisors, default=24)

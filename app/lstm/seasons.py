@@ -1,0 +1,54 @@
+"""Which seasons the data has: the calendar proposes, the autocorrelation decides. numpy only."""
+
+import numpy as np
+
+from app.lstm.windows import Floats, Series
+
+TESTED_SERIES = 200
+TESTED_LENGTH = 4096
+Z_90 = 1.645
+SHARE_NEEDED = 0.1
+"""A season is taken when this share of the tested series shows it: a net may ignore one, but cannot invent one."""
+
+
+def choose_season_lengths(series: Series, candidates: tuple[int, ...]) -> tuple[int, ...]:
+    """Up to two of the candidates, ascending: each must be seen in the series once the shorter ones are taken out."""
+    chosen: list[int] = []
+    picks = np.unique(np.linspace(0, len(series) - 1, TESTED_SERIES).astype(np.int64))
+    tested = [series[int(i)][-TESTED_LENGTH:] for i in picks]
+    for season in sorted(set(candidates)):
+        if season < 2 or len(chosen) == 2:
+            continue
+        votes = [has_season(values, season, tuple(chosen)) for values in tested if len(values) >= 2 * season + 2]
+        if votes and np.mean(votes) >= SHARE_NEEDED:
+            chosen.append(season)
+    return tuple(chosen)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def has_season(values: Floats, season: int, without: tuple[int, ...] = ()) -> bool:
+    """Whether the autocorrelation at lag `season` passes the 90 % test of the M4 competition (Makridakis et al., 2020),
+    on differences, after taking out the mean shape of the seasons in `without`. NaN = missing, passed over."""
+    steps = np.diff(values)  # [T - 1]
+    for shorter in without:
+        steps = steps - shape(steps, shorter)
+    steps = steps - np.nanmean(steps) if np.isfinite(steps).any() else steps
+    steps = np.nan_to_num(steps)
+    energy = float(steps @ steps)
+    if not np.isfinite(energy) or energy <= 0:
+        return False
+    size = 1 << (2 * len(steps) - 1).bit_length()
+    spectrum = np.abs(np.fft.rfft(steps, size)) ** 2
+    acf = np.fft.irfft(spectrum)[: season + 1] / energy  # [season + 1]
+    limit = Z_90 * np.sqrt((1 + 2 * np.sum(acf[1:season] ** 2)) / len(steps))
+    return bool(acf[season] > limit)
+
+
+def shape(values: Floats, season: int) -> Floats:
+    """The mean of each phase of a season, repeated over the length of `values`; 0 where a phase was never seen."""
+    phases = np.arange(len(values)) % season  # [T]
+    seen = np.isfinite(values)
+    counts = np.bincount(phases[seen], minlength=season)  # [season]
+    sums = np.bincount(phases[seen], weights=values[seen], minlength=season)  # [season]
+    means: Floats = sums / np.maximum(counts, 1)  # [season]
+    return means[phases]

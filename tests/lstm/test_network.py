@@ -1,0 +1,49 @@
+import numpy as np
+import torch
+
+from app.lstm.choices import choose
+from app.lstm.config import Request
+from app.lstm.inputs import Preparation
+from app.lstm.network import Network
+from app.lstm.windows import Series
+
+
+def build(series: Series, **asked):
+    config = choose(Request(horizon=6, candidate_season_lengths=(12,), **asked), series, "cpu")
+    prepare = Preparation(config, torch.device("cpu"))
+    torch.manual_seed(0)
+    return prepare, Network(config, prepare.feature_count, len(prepare.base_names)).eval()
+
+
+def test_quantiles_are_ordered_whatever_the_weights(monthly):
+    prepare, network = build(monthly)
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.copy_(5 * torch.randn_like(weights))
+    inputs, _ = prepare(np.random.default_rng(0).lognormal(0, 1, (16, 48)))
+    assert (network(inputs).diff(dim=-1) >= 0).all()
+
+
+def test_starts_near_the_weighted_average_of_the_bases(monthly, seasonal):
+    prepare, network = build(monthly)
+    errors = torch.full((6, len(prepare.base_names)), 1.0)
+    errors[:, 3] = 1e-4
+    network.start_from(errors)
+    with torch.no_grad():
+        network.out.weight.zero_()
+    inputs, _ = prepare(seasonal(48)[None])
+    torch.testing.assert_close(network(inputs)[..., 3], inputs.bases[..., 3], atol=1e-3, rtol=1e-3)
+
+
+def test_context_need_not_be_whole_patches(monthly, seasonal):
+    prepare, network = build(monthly, context_length=31)
+    inputs, _ = prepare(seasonal(48)[None])
+    assert network(inputs).shape == (1, 6, 7)
+
+
+def test_masked_is_not_zero(monthly):
+    prepare, network = build(monthly)
+    contexts = np.random.default_rng(0).standard_normal((1, 48))
+    masked, zeroed = contexts.copy(), contexts.copy()
+    masked[0, 40], zeroed[0, 40] = np.nan, 0.0
+    assert not torch.allclose(network(prepare(masked)[0]), network(prepare(zeroed)[0]))

@@ -1,0 +1,64 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from app.errors import TrainingDiverged
+from app.lstm.choices import choose
+from app.lstm.config import Request
+from app.lstm.inputs import Preparation
+from app.lstm.trainer import schedule, train_network
+from app.lstm.windows import Series, TrainingWindows
+
+
+def setup(series, **asked):
+    config = choose(Request(horizon=6, candidate_season_lengths=(12,), **asked), series, "cpu")
+    return TrainingWindows(series, 6, 13), Preparation(config, torch.device("cpu")), config
+
+
+def test_overfits_one_batch():
+    walk = np.random.default_rng(0).standard_normal(26).cumsum()
+    windows, prepare, config = setup(Series.of([walk]), max_steps=400, learning_rate=0.01, dropout=0.0, weight_decay=0.0)
+    assert len(windows) == 8
+    losses = []
+    train_network(windows, prepare, replace(config, hidden_size=64), 0, lambda report: losses.append(report.loss))
+    assert losses[-1] < 0.05 * losses[0]
+
+
+def test_stops_at_the_target_loss(monthly):
+    windows, prepare, config = setup(monthly, max_steps=50, target_loss=1e9)
+    steps = []
+    train_network(windows, prepare, config, 0, lambda report: steps.append(report.step))
+    assert steps == [1]
+
+
+def test_diverging_says_so(monthly):
+    windows, prepare, config = setup(monthly, max_steps=50, learning_rate=1e30)
+    with pytest.raises(TrainingDiverged):
+        train_network(windows, prepare, config, 0, lambda report: None)
+
+
+def test_training_leaves_the_global_generator_alone(monthly):
+    windows, prepare, config = setup(monthly, max_steps=2)
+    before = torch.get_rng_state()
+    train_network(windows, prepare, config, 0, lambda report: None)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_schedule_warms_up_and_ends_near_zero():
+    rates = [schedule(step, 100) for step in range(1, 101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == 1.0
+    assert rates[-1] < 0.01
+
+
+def test_values_after_a_window_do_not_move_its_inputs(seasonal):
+    values = seasonal(80)
+    changed = values.copy()
+    changed[60:] *= 7
+    _, prepare, _ = setup(Series.of([values]))
+    a, _ = prepare(values[None, :60])
+    b, _ = prepare(changed[None, :60])
+    assert torch.equal(a.window, b.window)
+    assert torch.equal(a.features, b.features)
