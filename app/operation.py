@@ -3,7 +3,6 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-import migrations
 import prometheus_client
 import sqlalchemy as sa
 import sqlalchemy.exc
@@ -11,6 +10,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+import migrations
 from app import __version__
 from app.database import database_now
 from app.dependencies import CallerNeeded, DatabaseNeeded, ReadSession, SettingsNeeded

@@ -35,7 +35,9 @@ def find_model(session: Session, workspace_id: int, name: str) -> Model | None:
 def get_model(session: Session, workspace_id: int, name: str) -> Model:
     model = find_model(session, workspace_id, name)
     if model is None:
-        raise NotFound(f"there is no model {name!r}; its first training creates it: POST /v1/models/{name}/trainings", model=name)
+        raise NotFound(
+            f"there is no model {name!r}; its first training creates it: POST /v1/models/{name}/trainings", model=name
+        )
     return model
 
 
@@ -123,7 +125,13 @@ def delete_version(session: Session, model: Model, version: Version) -> None:
 
 
 def register_version(
-    session: Session, training: Training, *, artifact: bytes, result: dict[str, Any], windows: Sequence[KeptWindow], promote: str
+    session: Session,
+    training: Training,
+    *,
+    artifact: bytes,
+    result: dict[str, Any],
+    windows: Sequence[KeptWindow],
+    promote: str,
 ) -> Version:
     """The next version of the training's model, with artifact, metrics and kept backtest; moves `champion` as `promote` says.
 

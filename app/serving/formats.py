@@ -37,7 +37,9 @@ def to_json(forecasts: Forecasts, next_cursor: str | None) -> bytes:
 def to_ndjson(forecasts: Forecasts) -> bytes:
     """A line per series: what stands in `forecasts` of the JSON form, and the version."""
     lines = [
-        orjson.dumps({**item, "version": forecasts.target.version}, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+        orjson.dumps(
+            {**item, "version": forecasts.target.version}, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+        )
         for item in _to_items(forecasts)
     ]
     return b"".join(lines)
@@ -68,7 +70,9 @@ def to_frame(forecasts: Forecasts, *, typed: bool = False) -> pl.DataFrame:
     """Columns series, timestamp, median, q<level>..., cutoff, version. `typed`: real timestamps in place of their text."""
     target = forecasts.target
     columns: dict[str, Any] = {
-        "series": pl.Series(forecasts.names, dtype=pl.String).gather(np.repeat(np.arange(len(forecasts.names)), target.horizon)),
+        "series": pl.Series(forecasts.names, dtype=pl.String).gather(
+            np.repeat(np.arange(len(forecasts.names)), target.horizon)
+        ),
         "timestamp": _to_times(target, forecasts.steps.ravel(), typed=typed),
         "median": forecasts.median.ravel(),
     }

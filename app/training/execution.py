@@ -71,9 +71,7 @@ class Executor:
             with self._database.read() as session:
                 work = self._read(session, claim)
             order = (work.series, work.request, work.champion)
-            outcome, progress = supervise(
-                self._database, self._settings, self.stopping, claim, order, {"data": work.data}
-            )
+            outcome, progress = supervise(self._database, self._settings, self.stopping, claim, order, {"data": work.data})
         except EngramError as error:
             outcome = Outcome("failed", error.to_problem())
         return self._finish(claim, work, outcome, progress)
@@ -120,9 +118,7 @@ class Executor:
         return "lost"
 
 
-def _write_outcome(
-    session: Session, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]
-) -> str:
+def _write_outcome(session: Session, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]) -> str:
     if outcome.kind == "stopped":
         claims.hand_back(session, claim)
         return "queued"

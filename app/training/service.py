@@ -77,9 +77,7 @@ def to_workshop_request(frozen: dict[str, Any], dataset: Dataset, *, threads: in
 
 
 def get_training(session: Session, workspace_id: int, public_id: str) -> Training:
-    training = session.scalar(
-        sa.select(Training).where(Training.workspace_id == workspace_id, Training.public_id == public_id)
-    )
+    training = session.scalar(sa.select(Training).where(Training.workspace_id == workspace_id, Training.public_id == public_id))
     if training is None:
         raise NotFound(f"there is no training {public_id!r}; GET /v1/trainings lists them", training=public_id)
     return training
