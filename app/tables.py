@@ -77,14 +77,17 @@ class Dataset(Base):
 
 
 class Series(Base):
-    """One named sequence and what its chunks hold, kept in step with them. `cutoff_step` is the last step with a value."""
+    """One named sequence and what its chunks hold, kept in step with them. `cutoff_step` is the last step with a value.
+
+    Names sort by code point on both databases, so that pages and answers have one order and a prefix is a range of the index.
+    """
 
     __tablename__ = "series"
     __table_args__ = (sa.UniqueConstraint("dataset_id", "name"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     workspace_id: Mapped[int] = _reference("workspaces.id")
     dataset_id: Mapped[int] = _reference("datasets.id")
-    name: Mapped[str] = mapped_column(sa.String(256))
+    name: Mapped[str] = mapped_column(sa.String(256).with_variant(sa.String(256, collation="C"), "postgresql"))
     revision: Mapped[int] = mapped_column(default=0)
     count: Mapped[int] = mapped_column(default=0)
     missing: Mapped[int] = mapped_column(default=0)
