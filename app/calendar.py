@@ -368,6 +368,22 @@ def _suggest(local: Ints) -> Iterator[str]:
     yield "D"
 
 
+def parse_moment(text: str | int, pointer: str) -> datetime | int:
+    """A client's point in time for `Grid.step_at_or_before`: RFC 3339, or an integer of a `step` grid. Raises InvalidRequest."""
+    if isinstance(text, int):
+        return text
+    try:
+        moment = datetime.fromisoformat(text)
+        (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        detail = f"expected a timestamp, as RFC 3339 writes it (2024-01-31T00:00:00Z), found {text[:40]!r}"
+        raise InvalidRequest(f"{pointer}: {detail}", errors=[{"pointer": pointer, "detail": detail}]) from error
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        detail = f"expected a year from {FIRST_YEAR} to {LAST_YEAR}, found {moment.year}"
+        raise InvalidRequest(f"{pointer}: {detail}", errors=[{"pointer": pointer, "detail": detail}])
+    return moment
+
+
 def localize(local: Ints, time_zone: str, series: Ints) -> tuple[Ints, Bools]:
     """(utc, does not exist) of wall times in order of appearance. Of a time that the clock shows twice, the first of a series'
     rows is the earlier (summer time), the second the later; alone it is the earlier."""

@@ -2,15 +2,16 @@
 
 import os
 import signal
-import sys
 import threading
+
+STDIN = 0
 
 
 def end_with_parent() -> None:
     """Sends this process SIGTERM once the parent is gone."""
 
     def watch() -> None:
-        while sys.stdin.buffer.read(1024):
+        while os.read(STDIN, 1024):  # not sys.stdin: its lock, held here, would stop the interpreter from ending
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 

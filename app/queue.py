@@ -10,6 +10,7 @@ from app import sqlite_broker
 from app.settings import Settings
 from app.telemetry import log
 
+WORKER_ARGUMENTS = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
 TRAIN_TASK = "engram.train"
 SWEEP_TASK = "engram.sweep"
 QUEUES = ("auto", "cpu", "cuda")

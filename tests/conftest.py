@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -14,9 +15,13 @@ import migrations
 from app.database import Database
 from app.main import create_app
 from app.settings import Settings
+from app.training.execution import Executor
 
 POSTGRES_URL = os.environ.get("ENGRAM_TEST_POSTGRES_URL", "postgresql://127.0.0.1:5432/postgres")
 REDIS_URL = os.environ.get("ENGRAM_TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
+AIR_CSV = Path(__file__).parent.parent / "examples" / "air_passengers.csv"
+QUICK = {"fit": {"max_steps": 30}}
+"""A training that takes no time: what it learns does not matter."""
 MUST_HAVE_SERVERS = os.environ.get("ENGRAM_TEST_REQUIRE_SERVERS") == "1"
 
 
@@ -83,6 +88,12 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
+def executor(database: Database, settings: Settings) -> Executor:
+    """A worker's insides without Celery: claims, supervises a real child, finishes."""
+    return Executor(database, settings, "test-worker", ("cpu",))
+
+
+@pytest.fixture
 def client(settings: Settings) -> Iterator["Client"]:
     """The whole API in this process, without a worker: a training stays queued."""
     with Client(settings) as client:
@@ -111,6 +122,20 @@ class Client:
         self._portal.call(self._http.aclose)
         self._lifespan.__exit__(None, None, None)
         self._portals.__exit__(None, None, None)
+
+    def post_air(self, dataset: str = "air") -> None:
+        """The example: 144 months of air passengers."""
+        answer = self.post(
+            f"/v1/datasets/{dataset}/observations", content=AIR_CSV.read_bytes(), headers={"Content-Type": "text/csv"}
+        )
+        assert answer.status_code == 200, answer.text
+
+    def train(self, executor: Executor, model: str, **body: object) -> dict[str, Any]:
+        """Requests a training, executes it here, and gives it as it ended."""
+        answer = self.post(f"/v1/models/{model}/trainings", json=body)
+        assert answer.status_code == 202, answer.text
+        assert executor.execute() == answer.json()["id"]
+        return dict(self.get(f"/v1/trainings/{answer.json()['id']}").json())
 
     def request(self, method: str, path: str, **options: object) -> httpx.Response:
         return self._portal.call(lambda: self._http.request(method, path, **options))  # type: ignore[arg-type]

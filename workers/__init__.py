@@ -1,1 +1,1 @@
-"""The worker process: a Celery application and its two tasks."""
+"""The worker process: a Celery application and its task."""

@@ -4,11 +4,13 @@ import argparse
 import os
 import platform
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy.exc
 from celery import signals
+from celery.platforms import SecurityWarning
 
 from app import queue
 from app.database import Database
@@ -42,7 +44,7 @@ def run(settings: Settings, devices: tuple[str, ...], concurrency: int | None) -
     hints = Queue(settings)
     executor = Executor(database, settings, name, devices)
     celery = make_celery(settings)
-    tasks.register(celery, executor, database, settings, hints)
+    tasks.register(celery, executor)
 
     @signals.setup_logging.connect(weak=False)
     def keep_our_logging(**_: Any) -> None:
@@ -58,8 +60,10 @@ def run(settings: Settings, devices: tuple[str, ...], concurrency: int | None) -
         """Celery would wait for ever for its threads: the supervisors put their trainings down."""
         executor.stopping.set()
 
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # of root's: nothing here unpickles what the broker sends
     celery.worker_main(
         [
+            "--quiet",
             "worker",
             "--pool=threads",
             f"--concurrency={concurrency or settings.worker_concurrency}",
@@ -80,14 +84,13 @@ def find_devices() -> tuple[str, ...]:
 def _beat(
     database: Database, settings: Settings, hints: Queue, executor: Executor, name: str, devices: tuple[str, ...]
 ) -> None:
-    """Says that the worker is alive; on the embedded queue, where no scheduler runs, it sweeps too."""
+    """Says that the worker is alive, and sweeps: each worker does, so that none has to be the one; twice does no harm."""
     while True:
         try:
             with database.write() as session:
                 claims.register_worker(session, name, devices)
                 session.commit()
-            if settings.is_queue_embedded:
-                tasks.sweep(database, settings, hints)
+            tasks.sweep(database, settings, hints)
         except sqlalchemy.exc.SQLAlchemyError as error:
             log.warning("sweep missed: the database is away", error=str(error))
         if executor.stopping.wait(settings.sweep_seconds):

@@ -1,26 +1,22 @@
-"""The two tasks: whoever hears a hint executes what is first in line; the sweep brings back what was lost."""
+"""The one task, and the sweep: whoever hears a hint executes what is first in line, and what was lost is brought back."""
 
 from celery import Celery
 
 from app.database import Database
-from app.queue import SWEEP_TASK, TRAIN_TASK, Queue
+from app.queue import TRAIN_TASK, Queue
 from app.settings import Settings
 from app.telemetry import log
 from app.training import claims
 from app.training.execution import Executor
 
 
-def register(celery: Celery, executor: Executor, database: Database, settings: Settings, queue: Queue) -> None:
-    """Binds the tasks to this process's parts."""
+def register(celery: Celery, executor: Executor) -> None:
+    """Gives the task its name in this process."""
 
     @celery.task(name=TRAIN_TASK)
     def train(training_id: str) -> None:
         log.debug("hint heard", training_id=training_id)
         executor.execute()
-
-    @celery.task(name=SWEEP_TASK)
-    def sweep_once() -> None:
-        sweep(database, settings, queue)
 
 
 def sweep(database: Database, settings: Settings, queue: Queue) -> None:

@@ -177,3 +177,11 @@ def _find_stored(session: Session, ids: Ints, numbers: Ints) -> tuple[Ints, NDAr
         newest.update((row[0], row[1]) for row in session.execute(statement))
     stored = np.array([id_ in newest for id_ in ids.tolist()], np.bool_)
     return np.array([newest.get(id_, 0) for id_ in ids.tolist()], np.int64), stored
+
+
+def list_series(session: Session, dataset_id: int, *, prefix: str | None, after: str | None, limit: int) -> list[SeriesRow]:
+    """Stand-in."""
+    statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, Series.count > 0).order_by(Series.name)
+    if after is not None:
+        statement = statement.where(Series.name > after)
+    return [SeriesRow._make(row) for row in session.execute(statement.limit(limit))]

@@ -38,9 +38,18 @@ class SeriesRow(NamedTuple):
     first_step: int | None
     last_step: int | None
     cutoff_step: int | None
+    values: int
 
 
-SERIES_ROW = (Series.id, Series.name, Series.revision, Series.first_step, Series.last_step, Series.cutoff_step)
+SERIES_ROW = (
+    Series.id,
+    Series.name,
+    Series.revision,
+    Series.first_step,
+    Series.last_step,
+    Series.cutoff_step,
+    Series.count - Series.missing,
+)
 
 
 def in_batches(items: Sequence[Any], size: int = IDS_PER_STATEMENT) -> Iterator[Sequence[Any]]:

@@ -7,6 +7,7 @@ import numpy as np
 from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy.orm import Session
 
+from app.calendar import Grid
 from app.dependencies import CallerNeeded, ModelName, PageNeeded, ReadSession, WriteSession
 from app.registry import service
 from app.registry.schemas import (
@@ -104,7 +105,7 @@ def get_backtest(
     """What was forecast at each cutoff beside what happened (kept for up to 200 series, evenly chosen)."""
     found = service.get_model(session, caller.workspace_id, model)
     row = service.get_version(session, found, version)
-    grid = session.get_one(Dataset, row.dataset_id).grid
+    grid = _grid_of(session.get_one(Dataset, row.dataset_id))
     levels: list[float] = row.config["quantile_levels"]
     items = []
     windows = service.read_backtest(session, row, series=series, after=page.after(int), limit=page.limit)
@@ -162,7 +163,7 @@ def _describe_version(
 ) -> VersionOutput:
     artifact = service.get_artifact(session, version)
     training = session.get(Training, version.training_id) if version.training_id else None
-    cutoff: Any = dataset.grid.to_labels(np.array([version.cutoff_step]))[0]
+    cutoff: Any = _grid_of(dataset).to_labels(np.array([version.cutoff_step]))[0]
     return VersionOutput(
         model=model.name,
         version=version.number,
@@ -179,3 +180,8 @@ def _describe_version(
         code_version=version.code_version,
         created_at=version.created_at,
     )
+
+
+def _grid_of(dataset: Dataset) -> Grid:
+    """A dataset that was learned from has a freq."""
+    return Grid(dataset.freq or "step", dataset.phase_us or 0, dataset.time_zone)

@@ -83,17 +83,18 @@ def get_forecasts(
 
 
 def _answer(asked: Asked, wanted: dict[str, Any]) -> Response:
+    keys: list[str] = []
     with asked.database.read() as session:
         target = service.resolve(session, asked.caller.workspace_id, asked.model, wanted)
         if wanted["context"] is not None:
-            contexts, keys = service.place_contexts(target, wanted["context"]), []
+            contexts = service.place_contexts(target, wanted["context"])
         elif wanted["series"]:
-            contexts, keys = service.read_named(session, target, wanted["series"], wanted["cutoff"]), []
+            contexts = service.read_named(session, target, wanted["series"], wanted["cutoff"])
         elif asked.media_type in (formats.NDJSON, formats.CSV):
             return _stream(asked, target, wanted["cutoff"])
         elif asked.media_type in (formats.PARQUET, formats.ARROW):
             service.check_size(target, service.count_series(session, target), asked.settings)
-            contexts, keys = service.join(list(_read_pages(asked, target, wanted["cutoff"]))), []
+            contexts = service.join(list(_read_pages(asked, target, wanted["cutoff"])))
         else:
             after = asked.page.after(str)
             contexts, keys = service.read_page(session, target, wanted["cutoff"], after=after, limit=asked.page.limit)

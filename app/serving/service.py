@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.calendar import Grid, parse_moment
 from app.database import Database
 from app.datasets import service as datasets
+from app.datasets.store import SeriesRow
 from app.errors import ContextTooShort, HorizonTooLong, InvalidRequest, NoTrainedVersion, OffGrid, QuantileOutOfRange
 from app.lstm.config import MAX_CONTEXT_LENGTH
 from app.registry import service as registry
@@ -211,7 +212,7 @@ def _resolve_version(session: Session, model: Model, wanted: int | str | None) -
     )
 
 
-def _read(session: Session, target: Target, rows: Sequence[datasets.SeriesRow], cutoff: int | str | None) -> Contexts:
+def _read(session: Session, target: Target, rows: Sequence[SeriesRow], cutoff: int | str | None) -> Contexts:
     step = None if cutoff is None else target.grid.step_at_or_before(parse_moment(cutoff, "#/cutoff"))
     values, cutoffs, known = datasets.read_contexts(session, rows, MAX_CONTEXT_LENGTH, step)
     names = [row.name for row, is_known in zip(rows, known, strict=True) if is_known]

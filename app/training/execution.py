@@ -90,7 +90,7 @@ class Executor:
         data = {
             "series": len(values.series_ids),
             "observations": int(np.count_nonzero(~np.isnan(values.values))),
-            "cutoff": dataset.grid.to_labels(np.array([training.cutoff_step]))[0],
+            "cutoff": datasets.grid_of(dataset).to_labels(np.array([training.cutoff_step]))[0],
             "fingerprint": values.fingerprint,
         }
         return Work(

@@ -1,6 +1,6 @@
 """The door to trainings: request one, look at it, follow it, cancel it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Literal
 
 import anyio
@@ -147,7 +147,7 @@ def _has_ended(database: Database, training_id: int, after: int) -> bool:
         )
 
 
-def _describe(session: Session, trainings: list[Training]) -> list[TrainingOutput]:
+def _describe(session: Session, trainings: Sequence[Training]) -> list[TrainingOutput]:
     models, datasets = service.read_names(session, trainings)
     return [
         TrainingOutput(

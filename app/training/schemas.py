@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app.dependencies import NAME_PATTERN
+from app.tables import TRAINING_STATUSES
 
 Step = int | str
 """A point of a dataset's grid: RFC 3339, or an integer where freq is `step`."""
@@ -101,7 +102,7 @@ class TrainingOutput(BaseModel):
     id: str
     model: str
     dataset: str
-    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    status: str = Field(json_schema_extra={"enum": list(TRAINING_STATUSES)})
     progress: ProgressOutput
     request: dict[str, Any]
     config: dict[str, Any] | None

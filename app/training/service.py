@@ -66,7 +66,7 @@ def to_workshop_request(frozen: dict[str, Any], dataset: Dataset, *, threads: in
         horizon=frozen["horizon"],
         context_length=frozen["context_length"],
         season_lengths=None if frozen["season_lengths"] is None else tuple(frozen["season_lengths"]),
-        candidate_season_lengths=calendar.season_lengths(dataset.freq or calendar.STEP),
+        candidate_season_lengths=calendar.season_lengths(dataset.freq or "step"),
         quantile_levels=tuple(frozen["quantile_levels"]),
         device=frozen["device"],
         threads=threads,
@@ -200,10 +200,10 @@ def _freeze_cutoff(session: Session, dataset: Dataset, frozen: dict[str, Any]) -
             f"post some: POST /v1/datasets/{dataset.name}/observations",
             dataset=dataset.name,
         )
-    last = max(cutoffs)
-    cutoff = last if frozen["end"] is None else min(last, dataset.grid.floor_step(frozen["end"], pointer="#/end"))
-    if not any(row.count - row.missing >= 2 and _begins_before(row, cutoff) for row in rows):
-        until = dataset.grid.to_labels(np.array([cutoff]))[0]
+    last, grid = max(cutoffs), datasets.grid_of(dataset)
+    cutoff = last if frozen["end"] is None else min(last, grid.step_at_or_before(calendar.parse_moment(frozen["end"], "#/end")))
+    if not any(row.values >= 2 and _begins_before(row, cutoff) for row in rows):
+        until = grid.to_labels(np.array([cutoff]))[0]
         raise NothingToLearn(
             f"no chosen series of dataset {dataset.name!r} has two values up to {until}; "
             "post more observations, choose other series, or move the end",

@@ -1,0 +1,191 @@
+"""Who may work on a training, on both databases."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.database import Database, utc_now
+from app.settings import Settings
+from app.tables import Dataset, Model, Training, TrainingEvent
+from app.training import claims, service
+
+
+def add_trainings(session: Session, count: int, *, device: str = "auto") -> list[str]:
+    now = utc_now()
+    dataset = Dataset(workspace_id=1, name=f"d-{device}", freq="D", phase_us=0, time_zone="UTC", created_at=now, updated_at=now)
+    session.add(dataset)
+    session.flush()
+    model = Model(workspace_id=1, dataset_id=dataset.id, name=f"m-{device}", horizon=3, created_at=now)
+    session.add(model)
+    session.flush()
+    ids = [f"{device}-{number}" for number in range(count)]
+    for public_id in ids:
+        session.add(
+            Training(
+                workspace_id=1,
+                public_id=public_id,
+                model_id=model.id,
+                dataset_id=dataset.id,
+                request={"horizon": 3},
+                cutoff_step=10,
+                status="queued",
+                device_wanted=device,
+                created_at=now,
+            )
+        )
+        session.flush()
+    session.commit()
+    return ids
+
+
+def read(database: Database, public_id: str) -> Training:
+    with database.read() as session:
+        return session.scalars(sa.select(Training).where(Training.public_id == public_id)).one()
+
+
+def take(database: Database, settings: Settings, owner: str, devices: tuple[str, ...] = ("cpu",)) -> claims.Claim | None:
+    with database.write() as session:
+        claim = claims.claim(session, settings, owner, devices)
+        session.commit()
+        return claim
+
+
+def expire(database: Database) -> None:
+    with database.write() as session:
+        session.execute(sa.update(Training).values(lease_expires_at=utc_now() - timedelta(seconds=1)))
+        session.commit()
+
+
+def test_the_oldest_goes_first_and_a_foreign_device_waits(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        add_trainings(session, 1, device="cuda")
+        add_trainings(session, 2)
+    taken = [take(database, settings, "w") for _ in range(3)]
+    assert [claim.public_id if claim else None for claim in taken] == ["auto-0", "auto-1", None]
+    claim = take(database, settings, "w", ("cpu", "cuda"))
+    assert claim is not None
+    assert claim.public_id == "cuda-0"
+
+
+def test_workers_at_once_take_each_training_once(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        ids = add_trainings(session, 12)
+    taken: list[str] = []
+
+    def work(owner: str) -> None:
+        while (claim := take(database, settings, owner)) is not None:
+            taken.append(claim.public_id)
+
+    threads = [threading.Thread(target=work, args=(f"w{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(ids)
+
+
+def test_a_lost_lease_fences_its_former_holder(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        add_trainings(session, 1)
+    first = take(database, settings, "w1")
+    assert first is not None
+    expire(database)
+    second = take(database, settings, "w2")
+    assert second is not None
+    assert (first.attempt, second.attempt) == (1, 2)
+    with database.write() as session:
+        assert claims.beat(session, settings, first, data={"series": 1}) is None
+        assert claims.lock(session, first) is None
+        claims.hand_back(session, first)
+        session.commit()
+    row = read(database, "auto-0")
+    assert (row.status, row.owner, row.data) == ("running", "w2", None)
+
+
+def test_the_same_worker_is_fenced_by_its_attempt(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        add_trainings(session, 1)
+    first = take(database, settings, "w1")
+    expire(database)
+    assert take(database, settings, "w1") is not None
+    assert first is not None
+    with database.write() as session:
+        assert claims.beat(session, settings, first) is None
+
+
+def test_a_beat_renews_the_lease_and_hears_of_a_cancel(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        add_trainings(session, 1)
+    claim = take(database, settings, "w1")
+    assert claim is not None
+    expire(database)
+    with database.write() as session:
+        assert claims.beat(session, settings, claim) is False
+        session.commit()
+    assert take(database, settings, "w2") is None
+    with database.write() as session:
+        service.cancel(session, service.get_training(session, 1, "auto-0"))
+        session.commit()
+    with database.write() as session:
+        assert claims.beat(session, settings, claim) is True
+
+
+def test_a_training_lost_too_often_fails_and_says_so(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        add_trainings(session, 1)
+    for _ in range(settings.max_attempts):
+        assert take(database, settings, "w") is not None
+        expire(database)
+    assert take(database, settings, "w") is None
+    row = read(database, "auto-0")
+    assert row.status == "failed"
+    assert row.problem is not None
+    assert row.problem["type"] == "/problems/worker-lost"
+    with database.read() as session:
+        kinds = session.scalars(sa.select(TrainingEvent.kind).where(TrainingEvent.training_id == row.id)).all()
+    assert kinds == ["failed"]
+
+
+def test_handing_back_costs_no_attempt(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        add_trainings(session, 1)
+    for _ in range(settings.max_attempts + 2):
+        claim = take(database, settings, "w")
+        assert claim is not None
+        with database.write() as session:
+            claims.hand_back(session, claim)
+            session.commit()
+    assert read(database, "auto-0").status == "queued"
+
+
+def test_hints_are_sent_again_only_when_they_are_due(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        add_trainings(session, 2)
+
+    def due() -> list[str]:
+        with database.write() as session:
+            hints = claims.take_stale_hints(session, settings)
+            session.commit()
+            return sorted(public_id for public_id, _ in hints)
+
+    assert due() == ["auto-0", "auto-1"]
+    assert due() == []
+    assert take(database, settings, "w") is not None
+    with database.write() as session:
+        past = utc_now() - timedelta(seconds=settings.hint_seconds + 1)
+        session.execute(sa.update(Training).values(hinted_at=past))
+        session.commit()
+    assert due() == ["auto-1"]
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
+def test_an_ended_training_is_never_claimed_or_swept(database: Database, settings: Settings, status: str) -> None:
+    with database.write() as session:
+        add_trainings(session, 1)
+        session.execute(sa.update(Training).values(status=status, lease_expires_at=utc_now() - timedelta(seconds=9)))
+        session.commit()
+    assert take(database, settings, "w") is None
+    assert read(database, "auto-0").status == status
