@@ -5,17 +5,23 @@ import threading
 from typing import Any
 
 from celery import Celery
+from kombu.connection import Connection
 
 from app import sqlite_broker
 from app.settings import Settings
 from app.telemetry import log
 
-WORKER_ARGUMENTS = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
 TRAIN_TASK = "engram.train"
 SWEEP_TASK = "engram.sweep"
 QUEUES = ("auto", "cpu", "cuda")
 """One per `device` of a request; a worker listens to `auto` and to those of its own devices."""
+WORKER_ARGUMENTS = ("--pool=threads", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
+"""What every `celery worker` of ours is started with: its threads only watch over children, and workers know each other by their rows."""
 MAX_WAITING_HINTS = 10_000
+SEND_ONCE_MORE = {"max_retries": 1, "interval_start": 0.0, "interval_step": 0.0, "interval_max": 0.0}
+"""The first attempt after an outage finds a dead connection; the second makes a new one."""
+SOCKET_TIMEOUT_SECONDS = 5.0
+"""A broker that went away without a word is given up after this. Above the 1 s of a worker's blocking pop, which it would cut short."""
 _STOP = None
 
 
@@ -32,13 +38,13 @@ def make_celery(settings: Settings) -> Celery:
         task_default_queue="auto",
         task_create_missing_queues=True,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # a worker outlives any outage
         broker_connection_timeout=settings.broker_timeout_seconds,
         broker_transport_options=_transport_options(settings),
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
         worker_enable_remote_control=False,
-        task_store_errors_even_if_ignored=False,
-        enable_utc=True,
+        worker_disable_prefetch=not settings.is_queue_embedded,  # a busy worker leaves the bell to an idle one; Celery can on Redis only
     )
     return celery
 
@@ -67,35 +73,37 @@ class Queue:
         except queue.Full:
             return
         self._thread.join(self._grace_seconds)
+        self._celery.pool.force_close_all()
 
     def _run(self) -> None:
         while (hint := self._waiting.get()) is not _STOP:
             training_id, device = hint
             try:
-                self._celery.send_task(TRAIN_TASK, args=[training_id], queue=device, retry=False, ignore_result=True)
+                self._celery.send_task(TRAIN_TASK, args=[training_id], queue=device, retry_policy=SEND_ONCE_MORE)
             except Exception as error:  # noqa: BLE001 - each transport has its own errors, and none may end this thread
                 log.warning("hint not sent; the sweep will", training_id=training_id, error=str(error))
 
 
 def broker_reachable(settings: Settings) -> bool:
     """Whether the broker answers within its timeout; for /health/ready, which names it beside."""
-    celery: Any = make_celery(settings)
+    sqlite_broker.register()
+    options = {**_transport_options(settings), "socket_timeout": settings.broker_timeout_seconds}
     try:
-        with celery.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=settings.broker_timeout_seconds)
-    except Exception:  # noqa: BLE001 - see _run
+        with Connection(settings.broker_url, transport_options=options) as connection:
+            connection.ensure_connection(max_retries=0)
+    except Exception:  # noqa: BLE001 - each transport has its own errors
         return False
     return True
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
-    """Redis: a dead connection is noticed within seconds instead of the kernel's quarter of an hour."""
-    if not settings.broker_url.startswith(("redis", "rediss")):
-        return {}
-    seconds = settings.broker_timeout_seconds
+    """kombu's own retries are off: each would sleep for 2 s, and those who want another attempt (a worker, `Queue`) make it."""
+    if settings.is_queue_embedded:
+        return {"max_retries": 0}
     return {
-        "socket_connect_timeout": seconds,
-        "socket_timeout": max(seconds, 30.0),
+        "max_retries": 0,
+        "socket_connect_timeout": settings.broker_timeout_seconds,
+        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
         "socket_keepalive": True,
         "health_check_interval": 25,
     }

@@ -2,9 +2,13 @@
 
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import quote
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EMBEDDED_SCHEME = "sqlitequeue"
+"""Of the embedded queue's URL; kombu would split one with a plus sign."""
 
 
 class Settings(BaseSettings):
@@ -34,7 +38,7 @@ class Settings(BaseSettings):
     hint_seconds: float = Field(30.0, gt=0, description="Age at which the hint of a queued training is sent again.")
     max_attempts: int = Field(3, ge=1, description="Lost attempts after which a training fails with worker-lost.")
     grace_seconds: float = Field(10.0, gt=0, description="Time that a part gets to stop by itself before it is killed.")
-    broker_timeout_seconds: float = Field(1.0, gt=0, description="Longest wait for the broker when a hint is sent.")
+    broker_timeout_seconds: float = Field(1.0, gt=0, description="Longest wait for a connection to the broker.")
 
     forecaster_cache_bytes: int = Field(256 * 2**20, ge=0, description="Memory for loaded forecasters in one API process.")
     event_poll_seconds: float = Field(0.5, gt=0, description="Pause between two looks for new events of a training.")
@@ -51,10 +55,10 @@ class Settings(BaseSettings):
         if not self.database_url:
             object.__setattr__(self, "database_url", f"sqlite:///{folder / 'engram.db'}")
         if not self.broker_url:
-            object.__setattr__(self, "broker_url", f"engram+sqlite:///{folder / 'queue.db'}")
+            object.__setattr__(self, "broker_url", f"{EMBEDDED_SCHEME}:///{quote(str(folder / 'queue.db'))}")
         return self
 
     @property
     def is_queue_embedded(self) -> bool:
-        """Whether the broker is the SQLite file, so that one worker must sweep: there is no scheduler."""
-        return self.broker_url.startswith("engram+sqlite:")
+        """Whether the broker is the SQLite file, which has no options of Redis'."""
+        return self.broker_url.startswith(f"{EMBEDDED_SCHEME}:")

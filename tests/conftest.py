@@ -9,6 +9,7 @@ from uuid import uuid4
 import httpx
 import psycopg
 import pytest
+import redis
 import sqlalchemy as sa
 
 import migrations
@@ -39,6 +40,17 @@ def postgres_server() -> str:
     except psycopg.OperationalError as error:
         missing(f"no PostgreSQL at {POSTGRES_URL} (ENGRAM_TEST_POSTGRES_URL): {error}")
     return POSTGRES_URL
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """One database for all tests: each takes queue names of its own."""
+    try:
+        with redis.Redis.from_url(REDIS_URL, socket_connect_timeout=2) as client:
+            client.ping()
+    except redis.RedisError as error:
+        missing(f"no Redis at {REDIS_URL} (ENGRAM_TEST_REDIS_URL): {error}")
+    return REDIS_URL
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 import redis
 
-from tests.conftest import REDIS_URL, missing
+from app.queue import QUEUES
 from tests.processes import Service, list_processes_of, run_service
 
 CSV_FILE = Path(__file__).parent.parent / "examples" / "air_passengers.csv"
@@ -32,20 +32,14 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def parts(postgres_url: str, tmp_path: Path) -> Iterator[Service]:
+def parts(postgres_url: str, redis_url: str, tmp_path: Path) -> Iterator[Service]:
     """API and worker as separate processes on PostgreSQL and Redis."""
-    try:
-        store = redis.Redis.from_url(REDIS_URL)
-        store.ping()
-    except redis.ConnectionError as error:
-        missing(f"no Redis at {REDIS_URL} (ENGRAM_TEST_REDIS_URL): {error}")
-    store.flushdb()
-    urls = {"ENGRAM_DATABASE_URL": postgres_url, "ENGRAM_BROKER_URL": REDIS_URL, "ENGRAM_DATA_DIR": str(tmp_path)}
+    urls = {"ENGRAM_DATABASE_URL": postgres_url, "ENGRAM_BROKER_URL": redis_url, "ENGRAM_DATA_DIR": str(tmp_path)}
     with run_service(urls, tmp_path) as service:
         service.start_parts()
         yield service
-    store.flushdb()
-    store.close()
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(*QUEUES)
 
 
 def read_csv() -> np.ndarray:

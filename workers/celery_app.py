@@ -10,11 +10,12 @@ from typing import Any
 
 import sqlalchemy.exc
 from celery import signals
-from celery.platforms import SecurityWarning
+from celery.exceptions import SecurityWarning
 
 from app import queue
 from app.database import Database
 from app.lifeline import end_with_parent
+from app.processes import name_process
 from app.queue import Queue, make_celery
 from app.settings import Settings
 from app.telemetry import configure_logging, log
@@ -42,7 +43,7 @@ def run(settings: Settings, devices: tuple[str, ...], concurrency: int | None) -
     name = f"{platform.node()}-{os.getpid()}"
     database = Database(settings.database_url)
     hints = Queue(settings)
-    executor = Executor(database, settings, name, devices)
+    executor = Executor(database, settings, name_process(), devices)
     celery = make_celery(settings)
     tasks.register(celery, executor)
 
@@ -65,7 +66,6 @@ def run(settings: Settings, devices: tuple[str, ...], concurrency: int | None) -
         [
             "--quiet",
             "worker",
-            "--pool=threads",
             f"--concurrency={concurrency or settings.worker_concurrency}",
             f"--queues={','.join(['auto', *devices])}",
             f"--hostname={name}",

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.database import database_now
 from app.errors import WorkerLost
+from app.processes import is_running
 from app.settings import Settings
 from app.tables import Training, Worker
 from app.training import service
@@ -92,10 +93,14 @@ def hand_back(session: Session, claim: Claim) -> None:
 
 
 def sweep(session: Session, settings: Settings) -> None:
-    """Trainings whose lease ran out go back to the queue; one lost too often fails, so that a poison pill does not loop."""
+    """Trainings whose lease ran out, or whose worker on this machine is gone, go back to the queue; one lost too often fails, so that
+    a poison pill does not loop."""
     now = database_now(session)
-    query = sa.select(Training).where(Training.status == "running", Training.lease_expires_at < now)
-    for training in session.scalars(query.with_for_update(skip_locked=True)).all():
+    query = sa.select(Training).where(Training.status == "running").with_for_update(skip_locked=True)
+    for training in session.scalars(query).all():
+        is_leased = training.lease_expires_at is not None and training.lease_expires_at > now
+        if is_leased and (training.owner is None or is_running(training.owner) is not False):
+            continue  # its process is there, or cannot be seen from here
         training.lost_attempts += 1
         training.owner = None
         if training.cancel_requested:

@@ -98,7 +98,14 @@ def test_pages_give_each_series_once(three: Client) -> None:
 
 
 def test_every_format_says_the_same(three: Client) -> None:
-    columns = ["series", "timestamp", "median", *(f"q{q}" for q in (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)), "cutoff", "version"]
+    columns = [
+        "series",
+        "timestamp",
+        "median",
+        *(f"q{q}" for q in (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)),
+        "cutoff",
+        "version",
+    ]
     answer = ask(three)
     expected = [
         (forecast["series"], timestamp, forecast["median"][step], forecast["quantiles"]["0.9"][step])
