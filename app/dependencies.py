@@ -17,7 +17,6 @@ from app.queue import Queue
 from app.settings import Settings
 
 K = TypeVar("K", int, str)
-NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
 def get_settings(request: Request) -> Settings:
