@@ -91,7 +91,7 @@ def get_system(session: ReadSession, settings: SettingsNeeded, caller: CallerNee
 
 def count_trainings(session: Session) -> dict[str, int]:
     query = sa.select(Training.status, sa.func.count()).group_by(Training.status)
-    return {**dict.fromkeys(TRAINING_STATUSES, 0), **dict(session.execute(query).tuples().all())}
+    return {**dict.fromkeys(TRAINING_STATUSES, 0), **dict(session.execute(query).all())}
 
 
 def list_alive_workers(session: Session, pause_seconds: float) -> list[Worker]:

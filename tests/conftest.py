@@ -16,6 +16,7 @@ import migrations
 from app.database import Database
 from app.main import create_app
 from app.settings import Settings
+from app.telemetry import configure_logging
 from app.training.execution import Executor
 
 POSTGRES_URL = os.environ.get("ENGRAM_TEST_POSTGRES_URL", "postgresql://127.0.0.1:5432/postgres")
@@ -24,6 +25,9 @@ AIR_CSV = Path(__file__).parent.parent / "examples" / "air_passengers.csv"
 QUICK = {"fit": {"max_steps": 30}}
 """A training that takes no time: what it learns does not matter."""
 MUST_HAVE_SERVERS = os.environ.get("ENGRAM_TEST_REQUIRE_SERVERS") == "1"
+
+
+configure_logging(Settings(log_level="warning"), "test")
 
 
 def missing(reason: str) -> None:

@@ -150,7 +150,7 @@ def list_series(session: Session, dataset_id: int, prefix: str, after: str | Non
     statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, Series.count > 0, *_begins_with(prefix))
     statement = statement.order_by(Series.name).limit(limit)
     rows = session.execute(statement if after is None else statement.where(Series.name > after))
-    return [SeriesRow._make(row) for row in rows]
+    return [SeriesRow(*row) for row in rows]
 
 
 def _begins_with(prefix: str) -> list[sa.ColumnElement[bool]]:

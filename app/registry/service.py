@@ -93,7 +93,7 @@ def read_aliases(session: Session, model_ids: Sequence[int]) -> dict[int, dict[s
 def read_newest_numbers(session: Session, model_ids: Sequence[int]) -> dict[int, int]:
     """{model id: number of its newest version}; a model without one is left out."""
     query = sa.select(Version.model_id, sa.func.max(Version.number)).where(Version.model_id.in_(model_ids))
-    return dict(session.execute(query.group_by(Version.model_id)).tuples().all())
+    return dict(session.execute(query.group_by(Version.model_id)).all())
 
 
 def set_alias(session: Session, model: Model, alias: str, version: Version) -> None:

@@ -110,7 +110,7 @@ def read_names(session: Session, trainings: Sequence[Training]) -> tuple[dict[in
     """({model id: name}, {dataset id: name}) of these trainings."""
     models = sa.select(Model.id, Model.name).where(Model.id.in_({training.model_id for training in trainings}))
     sets = sa.select(Dataset.id, Dataset.name).where(Dataset.id.in_({training.dataset_id for training in trainings}))
-    return dict(session.execute(models).tuples().all()), dict(session.execute(sets).tuples().all())
+    return dict(session.execute(models).all()), dict(session.execute(sets).all())
 
 
 def cancel(session: Session, training: Training) -> None:

@@ -13,6 +13,7 @@ import httpx
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 860, 340, 46, 30, 28, 110
 SHOWN = 60
+TITLE = "Monthly air passengers (thousands): the forecast at the end of 1959, and what happened"
 CUTOFF = "1959-12-01T00:00:00Z"
 INK, QUIET, BAND = "#1f2933", "#8592a0", "#2f6fb0"
 
@@ -48,8 +49,7 @@ def draw(values: Sequence[float], begin: int, median: Sequence[float], quantiles
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{LEFT}" y="18" fill="{INK}" font-weight="600">Monthly air passengers (thousands): '
-        "forecast at the end of 1959, and what happened</text>",
+        f'<text x="{LEFT}" y="18" fill="{INK}" font-weight="600">{TITLE}</text>',
     ]
     for tick in range(200, int(highest), 100):
         parts += [
