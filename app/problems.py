@@ -18,6 +18,7 @@ from app.errors import (
     NotFound,
     Place,
     Unavailable,
+    UnsupportedMediaType,
 )
 from app.telemetry import log
 
@@ -83,6 +84,11 @@ def _answer_ours(request: Request, error: Exception) -> Response:
 
 def _answer_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    if any(
+        isinstance(one.get("input"), bytes) for one in error.errors()
+    ):  # FastAPI parses a body only if it says that it is JSON
+        found = request.headers.get("content-type", "none")
+        return _respond(request, UnsupportedMediaType(f"Content-Type: expected application/json, found {found}", found=found))
     return _respond(request, from_validation(list(error.errors())))
 
 

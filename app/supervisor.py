@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import migrations
@@ -103,8 +104,10 @@ def stop(parts: list[Part], grace_seconds: float) -> None:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            log.warning("a part did not stop within the grace time; it is killed", pid=process.pid)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # itself if need be, and a forkserver that has not yet seen that it is alone
+        process.wait()
 
 
 def _supervise(parts: list[Part], listener: socket.socket, stopping: threading.Event) -> int:

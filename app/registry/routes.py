@@ -141,7 +141,7 @@ def _describe_models(session: Session, models: Sequence[Model]) -> list[ModelOut
     newest = service.read_newest_numbers(session, [model.id for model in models])
     return [
         ModelOutput(
-            model=model.name,
+            name=model.name,
             dataset=datasets[model.dataset_id].name,
             horizon=model.horizon,
             aliases=aliases[model.id],

@@ -45,7 +45,7 @@ class VersionOutput(BaseModel):
 
 
 class ModelOutput(BaseModel):
-    model: str
+    name: str
     dataset: str
     horizon: int
     aliases: dict[str, int]

@@ -23,6 +23,7 @@ class Claim:
     training_id: int
     workspace_id: int
     public_id: str
+    request_id: str | None
     owner: str
     attempt: int
 
@@ -56,13 +57,14 @@ def claim(session: Session, settings: Settings, owner: str, devices: Sequence[st
             owner=owner,
             lease_expires_at=now + timedelta(seconds=settings.lease_seconds),
             started_at=sa.func.coalesce(Training.started_at, now),
+            progress=None,
         )
-        .returning(Training.id, Training.workspace_id, Training.public_id, Training.attempt)
+        .returning(Training.id, Training.workspace_id, Training.public_id, Training.request_id, Training.attempt)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if taken is None:
         return None
-    return Claim(taken.id, taken.workspace_id, taken.public_id, owner, taken.attempt)
+    return Claim(taken.id, taken.workspace_id, taken.public_id, taken.request_id, owner, taken.attempt)
 
 
 def beat(session: Session, settings: Settings, claim: Claim, **fields: Any) -> bool | None:

@@ -54,7 +54,7 @@ class Executor:
             session.commit()
         if claim is None:
             return None
-        with structlog.contextvars.bound_contextvars(training_id=claim.public_id):
+        with structlog.contextvars.bound_contextvars(training_id=claim.public_id, request_id=claim.request_id):
             log.info("training started", attempt=claim.attempt)
             try:
                 status = self._execute(claim)

@@ -21,6 +21,7 @@ from app.dependencies import (
     WriteSession,
 )
 from app.tables import ENDED_STATUSES, NAME_PATTERN, Training, TrainingEvent
+from app.telemetry import log
 from app.training import service
 from app.training.schemas import HistoryItem, HistoryOutput, ProgressOutput, TrainingInput, TrainingList, TrainingOutput
 
@@ -54,6 +55,7 @@ def request_training(
     answer = _describe(session, [training])[0]
     session.commit()
     queue.send(training.public_id, training.device_wanted)
+    log.info("training requested", training_id=training.public_id, model=model)
     response.headers["Location"] = f"/v1/trainings/{training.public_id}"
     return answer
 

@@ -50,6 +50,12 @@ def test_what_is_no_json_object_is_refused(client: Client, content: bytes) -> No
     assert answer.status_code == 422, answer.text
 
 
+def test_json_has_to_say_that_it_is(client: Client) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = client.post("/v1/models/air/trainings", content=b'{"dataset": "air"}', headers=form)
+    assert (answer.status_code, answer.json()["type"]) == (415, "/problems/unsupported-media-type")
+
+
 def test_a_dataset_that_does_not_exist_is_named(client: Client) -> None:
     assert problem_of(client, "/v1/models/m/trainings", {"dataset": "none", "horizon": 2})[:2] == (404, "not-found")
     client.post_air()
