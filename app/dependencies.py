@@ -16,9 +16,9 @@ from app.database import Database
 from app.errors import InvalidRequest, NotAcceptable
 from app.queue import Queue
 from app.settings import Settings
+from app.tables import NAME_PATTERN
 
 K = TypeVar("K", int, str)
-NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
 def get_settings(request: Request) -> Settings:

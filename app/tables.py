@@ -14,6 +14,8 @@ from app.database import Base
 
 TRAINING_STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
 ENDED_STATUSES = ("succeeded", "failed", "cancelled")
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+"""What a dataset or a model may be called."""
 
 
 def _reference(target: str, *, ondelete: str = "CASCADE", index: bool = False) -> Any:

@@ -1,5 +1,257 @@
 """The door to datasets and observations."""
 
-from fastapi import APIRouter
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from app.calendar import Grid
+from app.datasets import answers, documents, formats, ingest, reading, schemas, service, timestamps
+from app.datasets.columns import ColumnOptions
+from app.datasets.store import SeriesRow
+from app.dependencies import CallerNeeded, PageNeeded, ReadSession, SettingsNeeded, WriteSession
+from app.errors import InvalidRequest
+from app.tables import NAME_PATTERN, Dataset
 
 router = APIRouter(tags=["datasets"])
+
+MAX_JSON_OBSERVATIONS = 1_000_000
+MAX_OBSERVATIONS = 20_000_000
+"""Most observations of one answer; of more a range, or some of the series, must be asked for."""
+
+DatasetName = Annotated[str, Path(pattern=NAME_PATTERN, description="Begins with a letter or digit; up to 64 of a-z 0-9 . _ -")]
+Start = Annotated[
+    str | None, Query(max_length=64, description="First timestamp, inclusive (RFC 3339; an integer where freq is step).")
+]
+End = Annotated[str | None, Query(max_length=64, description="Last timestamp, inclusive.")]
+LONG_FORMAT = "series,timestamp,value\na,2024-01-01T00:00:00Z,1.5\na,2024-01-01T01:00:00Z,\n"
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+OBSERVATIONS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "Observations in any of five formats; `Content-Encoding: gzip` or `zstd` may be used. Tables have one row for each "
+        "observation; their columns are found by name (series, series_id, unique_id, item_id; timestamp, ds, date, datetime, time; "
+        "value, y, target) or named in the query. A missing value is null, or an empty cell.",
+        "content": {
+            formats.JSON: {
+                "schema": {"anyOf": [documents.CompactBody.model_json_schema(), documents.RowsBody.model_json_schema()]},
+                "examples": {
+                    "compact": {
+                        "value": {"series": [{"id": "a", "start": "2024-01-01T00:00:00Z", "freq": "h", "values": [1.5, None]}]}
+                    },
+                    "rows": {"value": {"observations": [{"series": "a", "timestamp": "2024-01-01T00:00:00Z", "value": 1.5}]}},
+                },
+            },
+            formats.NDJSON: {
+                "schema": {"type": "string"},
+                "example": '{"series": "a", "timestamp": "2024-01-01T00:00:00Z", "value": 1.5}\n',
+            },
+            formats.CSV: {"schema": {"type": "string"}, "example": LONG_FORMAT},
+            formats.PARQUET: BINARY,
+            formats.ARROW: BINARY,
+        },
+    }
+}
+OBSERVATIONS_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The observations, ordered by series and time, in the format that Accept prefers. Steps never sent are left out.",
+        "content": {
+            formats.JSON: {},
+            formats.CSV: {"schema": {"type": "string"}, "example": LONG_FORMAT},
+            formats.PARQUET: BINARY,
+            formats.ARROW: BINARY,
+        },
+    }
+}
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body; the middleware has bounded and unpacked it."""
+    return await request.body()
+
+
+def choose_columns(
+    series_column: Annotated[str | None, Query(max_length=256, description="The column that holds the series id.")] = None,
+    timestamp_column: Annotated[str | None, Query(max_length=256, description="The column that holds the timestamp.")] = None,
+    value_column: Annotated[str | None, Query(max_length=256, description="The column that holds the value.")] = None,
+    ignore_columns: Annotated[bool, Query(description="Leave other columns unread instead of refusing them.")] = False,
+) -> ColumnOptions:
+    return ColumnOptions(series_column, timestamp_column, value_column, ignore_columns)
+
+
+@router.put("/datasets/{dataset}", responses={201: {"model": schemas.DatasetOut, "description": "The dataset is new."}})
+def put_dataset(
+    dataset: DatasetName, body: schemas.DatasetPut, session: WriteSession, caller: CallerNeeded, response: Response
+) -> schemas.DatasetOut:
+    """Makes a dataset, or says what an existing one is. freq, time zone and aggregate change only while it is empty."""
+    found, is_new = service.put_dataset(session, caller.workspace_id, dataset, body)
+    answer = _to_answers(session, [found])[0]
+    session.commit()
+    response.status_code = 201 if is_new else 200
+    return answer
+
+
+@router.get("/datasets")
+def list_datasets(session: ReadSession, caller: CallerNeeded, page: PageNeeded) -> schemas.DatasetPage:
+    """All datasets, ordered by name."""
+    found = service.list_datasets(session, caller.workspace_id, page.after(str), page.limit)
+    return schemas.DatasetPage(items=_to_answers(session, found), next_cursor=page.to_cursor([each.name for each in found]))
+
+
+@router.get("/datasets/{dataset}")
+def get_dataset(dataset: DatasetName, session: ReadSession, caller: CallerNeeded) -> schemas.DatasetOut:
+    return _to_answers(session, [service.get_dataset(session, caller.workspace_id, dataset)])[0]
+
+
+@router.patch("/datasets/{dataset}")
+def patch_dataset(
+    dataset: DatasetName, body: schemas.DatasetPatch, session: WriteSession, caller: CallerNeeded
+) -> schemas.DatasetOut:
+    """Renames or describes a dataset. Models keep to it under its new name."""
+    found = service.get_dataset(session, caller.workspace_id, dataset)
+    service.patch_dataset(session, found, name=body.name, description=body.description)
+    answer = _to_answers(session, [found])[0]
+    session.commit()
+    return answer
+
+
+@router.delete("/datasets/{dataset}", status_code=204)
+def delete_dataset(
+    dataset: DatasetName,
+    session: WriteSession,
+    caller: CallerNeeded,
+    cascade: Annotated[bool, Query(description="Delete the versions learned from it as well.")] = False,
+) -> None:
+    """Deletes a dataset with all its observations. 409 while versions learned from it exist, unless `cascade`."""
+    service.delete_dataset(session, service.get_dataset(session, caller.workspace_id, dataset), cascade=cascade)
+    session.commit()
+
+
+@router.post("/datasets/{dataset}/observations", openapi_extra=OBSERVATIONS_BODY)
+def post_observations(
+    dataset: DatasetName,
+    request: Request,
+    body: Annotated[bytes, Depends(read_body)],
+    columns: Annotated[ColumnOptions, Depends(choose_columns)],
+    session: WriteSession,
+    caller: CallerNeeded,
+    settings: SettingsNeeded,
+    on_conflict: Annotated[
+        schemas.OnConflict,
+        Query(description="What becomes of a step that holds another value: replace it, keep it, or refuse the request (409)."),
+    ] = "replace",
+) -> schemas.Receipt:
+    """Stores observations, all or none of them; the dataset is made if need be. Sending the same request twice changes nothing."""
+    observations = formats.parse(body, request.headers.get("content-type", ""), columns, dataset)
+    held = service.open_dataset(session, caller.workspace_id, dataset)
+    receipt = ingest.upsert(session, held, observations, on_conflict, settings.max_span_steps)
+    session.commit()
+    return receipt
+
+
+@router.get("/datasets/{dataset}/series")
+def list_series(
+    dataset: DatasetName,
+    session: ReadSession,
+    caller: CallerNeeded,
+    page: PageNeeded,
+    prefix: Annotated[str, Query(max_length=256, description="Only series whose id begins with this.")] = "",
+) -> schemas.SeriesPage:
+    """The series that hold observations, ordered by id."""
+    found = service.get_dataset(session, caller.workspace_id, dataset)
+    rows = service.list_series(session, found.id, prefix, page.after(str), page.limit)
+    items = [_to_series(row, service.grid_of(found)) for row in rows]
+    return schemas.SeriesPage(items=items, next_cursor=page.to_cursor([row.name for row in rows]))
+
+
+@router.get("/datasets/{dataset}/observations", response_model=schemas.ObservationsOut, responses=OBSERVATIONS_ANSWER)
+def get_observations(
+    dataset: DatasetName,
+    request: Request,
+    session: ReadSession,
+    caller: CallerNeeded,
+    series: Annotated[
+        list[str] | None, Query(description="Ids of series, the parameter repeated; all of them if not given.")
+    ] = None,
+    start: Start = None,
+    end: End = None,
+) -> Response:
+    """Observations by Accept: JSON (at most 1,000,000), CSV, Parquet or an Arrow stream (at most 20,000,000)."""
+    media_type = answers.choose_media_type(request.headers.get("accept", ""))
+    found = service.get_dataset(session, caller.workspace_id, dataset)
+    rows = service.select_series(session, found.id, series, None)
+    grid = service.grid_of(found) if rows else Grid("step")
+    first, last = _read_range(grid, start, end) if rows else (None, None)
+    _check_size(rows, first, last, MAX_JSON_OBSERVATIONS if media_type == formats.JSON else MAX_OBSERVATIONS)
+    stored = reading.read_observations(session, rows, first, last)
+    return Response(answers.write(stored, grid, media_type), media_type=media_type)
+
+
+@router.delete("/datasets/{dataset}/observations")
+def delete_observations(
+    dataset: DatasetName,
+    session: WriteSession,
+    caller: CallerNeeded,
+    series: Annotated[list[str], Query(description="Ids of series, the parameter repeated.")],
+    start: Start = None,
+    end: End = None,
+) -> schemas.Deletion:
+    """Deletes the observations of some series, all of them or those from `start` to `end`, both inclusive."""
+    found = service.get_dataset(session, caller.workspace_id, dataset)
+    rows = service.select_series(session, found.id, series, None)
+    first, last = _read_range(service.grid_of(found), start, end)
+    deleted = reading.delete_observations(session, found, rows, first, last)
+    session.commit()
+    return schemas.Deletion(deleted=deleted)
+
+
+def _to_answers(session: Session, datasets: Any) -> list[schemas.DatasetOut]:
+    sizes = service.measure_datasets(session, [each.id for each in datasets])
+    return [_to_answer(each, sizes[each.id]) for each in datasets]
+
+
+def _to_answer(dataset: Dataset, size: service.DatasetSize) -> schemas.DatasetOut:
+    return schemas.DatasetOut(
+        name=dataset.name,
+        description=dataset.description,
+        freq=dataset.freq,
+        phase_seconds=None if dataset.phase_us is None else dataset.phase_us / 1e6,
+        time_zone=dataset.time_zone,
+        aggregate=dataset.aggregate,
+        series=size.series,
+        observations=size.observations,
+        created_at=dataset.created_at,
+        updated_at=dataset.updated_at,
+    )
+
+
+def _to_series(row: SeriesRow, grid: Grid) -> schemas.SeriesOut:
+    first, last = grid.to_labels(np.array([row.first_step, row.last_step]))
+    return schemas.SeriesOut(id=row.name, count=row.count, missing=row.missing, first_timestamp=first, last_timestamp=last)
+
+
+def _read_range(grid: Grid, start: str | None, end: str | None) -> tuple[int | None, int | None]:
+    first = None if start is None else grid.step_at_or_after(_read_moment("start", start, grid))
+    last = None if end is None else grid.step_at_or_before(_read_moment("end", end, grid))
+    return first, last
+
+
+def _read_moment(name: str, text: str, grid: Grid) -> Any:
+    try:
+        return timestamps.read_moment(text, is_step=grid.freq == "step")
+    except ValueError as error:
+        raise InvalidRequest(f"query {name}: {error}", errors=[{"in": "query", "name": name, "detail": str(error)}]) from error
+
+
+def _check_size(rows: list[SeriesRow], first: int | None, last: int | None, most: int) -> None:
+    """Refuses an answer that could hold more than `most` observations."""
+    low, high = float("-inf") if first is None else first, float("inf") if last is None else last
+    count = sum(min(max(min(row.last_step or 0, high) - max(row.first_step or 0, low) + 1, 0), row.count) for row in rows)
+    if count > most:
+        raise InvalidRequest(
+            f"the answer could hold {count:.0f} observations, at most {most} are given at once; ask for fewer series, for a range with start "
+            "and end, or for CSV, Parquet or Arrow",
+            max_observations=most,
+        )

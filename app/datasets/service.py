@@ -10,12 +10,24 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from app.calendar import Grid
+from app.database import utc_now
 from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats
-from app.datasets.store import SERIES_ID, SERIES_ROW, Ints, SeriesRow, in_batches, read_pairs, stream_chunks
-from app.errors import FreqUndetermined, NotFound
-from app.tables import Chunk, Dataset, Series
+from app.datasets.schemas import DatasetPut
+from app.datasets.store import (
+    SERIES_ID,
+    SERIES_ROW,
+    Ints,
+    SeriesRow,
+    find_cutoffs,
+    in_batches,
+    insert_into,
+    read_pairs,
+    stream_chunks,
+)
+from app.errors import AlreadyExists, Conflict, DatasetInUse, DatasetNotEmpty, FreqUndetermined, NotFound
+from app.tables import Dataset, Model, Series, Version
 
-BEFORE_ALL = -(2**62)
+OPEN_ATTEMPTS = 3
 MAX_NAMED = 20
 """How many of many names an error tells."""
 
@@ -29,6 +41,126 @@ def get_dataset(session: Session, workspace_id: int, name: str) -> Dataset:
     return dataset
 
 
+def open_dataset(session: Session, workspace_id: int, name: str) -> Dataset:
+    """The dataset to write observations to, made if there is none, and held until the transaction ends: nobody deletes it
+    meanwhile, and while it has no freq nobody else writes."""
+    found = sa.select(Dataset).where(Dataset.workspace_id == workspace_id, Dataset.name == name)
+    for _ in range(OPEN_ATTEMPTS):
+        freq = session.execute(found.with_only_columns(Dataset.freq)).one_or_none()
+        if freq is None:
+            _insert_dataset(session, workspace_id, name)
+        hold = found.with_for_update() if freq is None or freq[0] is None else found.with_for_update(read=True, key_share=True)
+        dataset = session.scalars(hold.execution_options(populate_existing=True)).one_or_none()
+        if dataset is not None:
+            return dataset
+    raise Conflict(f"dataset {name!r} is being deleted by someone else; send the request again", dataset=name)
+
+
+def put_dataset(session: Session, workspace_id: int, name: str, wanted: DatasetPut) -> tuple[Dataset, bool]:
+    """(dataset, whether it is new). Raises DatasetNotEmpty where freq, time zone or aggregate would change under observations."""
+    is_new = _insert_dataset(session, workspace_id, name)
+    found = sa.select(Dataset).where(Dataset.workspace_id == workspace_id, Dataset.name == name)
+    dataset = session.scalars(found.with_for_update().execution_options(populate_existing=True)).one()
+    given = {field: getattr(wanted, field) for field in wanted.model_fields_set}
+    changes = {field: value for field, value in given.items() if getattr(dataset, field) != value}
+    count = measure_datasets(session, [dataset.id])[dataset.id].observations
+    if count and changes.get("freq", "") is None:
+        del changes["freq"]  # null means inferred, which it was
+    firm = sorted(changes.keys() - {"description"})
+    if count and firm:
+        told = "; ".join(f"{field} is {getattr(dataset, field)!r}, not {changes[field]!r}" for field in firm)
+        raise DatasetNotEmpty(
+            f"dataset {name!r} holds {count} observations, which stand on its grid: {told}. Delete them first, or PUT another dataset",
+            dataset=name,
+            observations=count,
+        )
+    for field, value in changes.items():
+        setattr(dataset, field, value)
+    if firm:
+        dataset.phase_us = 0 if dataset.freq == "step" else None
+    if changes:
+        dataset.updated_at = utc_now()
+    session.flush()
+    return dataset, is_new
+
+
+def _insert_dataset(session: Session, workspace_id: int, name: str) -> bool:
+    """Whether the dataset is new. One of two who make it at once waits for the other, and then finds it."""
+    now = utc_now()
+    values = {"workspace_id": workspace_id, "name": name, "created_at": now, "updated_at": now}
+    statement = insert_into(session, Dataset).values(**values).on_conflict_do_nothing().returning(Dataset.id)
+    return session.connection().execute(statement).scalar() is not None
+
+
+def patch_dataset(session: Session, dataset: Dataset, *, name: str | None, description: str | None) -> None:
+    """Raises AlreadyExists where another dataset has the name."""
+    dataset.name = dataset.name if name is None else name
+    dataset.description = dataset.description if description is None else description
+    if session.is_modified(dataset):
+        dataset.updated_at = utc_now()
+    try:
+        with session.begin_nested():
+            session.flush()
+    except sa.exc.IntegrityError as error:
+        raise AlreadyExists(f"there is a dataset {name!r} already", dataset=name) from error
+
+
+def delete_dataset(session: Session, dataset: Dataset, *, cascade: bool) -> None:
+    """With all its observations. Raises DatasetInUse while versions learned from it exist, unless `cascade` takes them along."""
+    session.execute(sa.select(Dataset.id).where(Dataset.id == dataset.id).with_for_update())
+    if not cascade:
+        statement = sa.select(Model.name).join(Version, Version.model_id == Model.id).where(Version.dataset_id == dataset.id)
+        models = session.scalars(statement.distinct().order_by(Model.name).limit(MAX_NAMED)).all()
+        if models:
+            raise DatasetInUse(
+                f"versions of {', '.join(map(repr, models))} were learned from dataset {dataset.name!r}; delete them first, or send "
+                "?cascade=true to delete them with it",
+                dataset=dataset.name,
+                models=list(models),
+            )
+    session.execute(sa.delete(Dataset).where(Dataset.id == dataset.id))
+
+
+@dataclass(frozen=True)
+class DatasetSize:
+    """How many series hold observations, and how many observations they hold."""
+
+    series: int
+    observations: int
+
+
+def measure_datasets(session: Session, dataset_ids: Sequence[int]) -> dict[int, DatasetSize]:
+    statement = (
+        sa.select(Series.dataset_id, sa.func.count(), sa.func.sum(Series.count))
+        .where(Series.dataset_id.in_(dataset_ids), Series.count > 0)
+        .group_by(Series.dataset_id)
+    )
+    sizes = {row[0]: DatasetSize(row[1], int(row[2])) for row in session.execute(statement)}
+    return {id_: sizes.get(id_, DatasetSize(0, 0)) for id_ in dataset_ids}
+
+
+def list_datasets(session: Session, workspace_id: int, after: str | None, limit: int) -> Sequence[Dataset]:
+    """Ordered by name, those after the name `after`."""
+    statement = sa.select(Dataset).where(Dataset.workspace_id == workspace_id).order_by(Dataset.name).limit(limit)
+    return session.scalars(statement if after is None else statement.where(Dataset.name > after)).all()
+
+
+def list_series(session: Session, dataset_id: int, prefix: str, after: str | None, limit: int) -> list[SeriesRow]:
+    """The series that hold observations, ordered by name, those after the name `after`."""
+    statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, Series.count > 0, *_begins_with(prefix))
+    statement = statement.order_by(Series.name).limit(limit)
+    rows = session.execute(statement if after is None else statement.where(Series.name > after))
+    return [SeriesRow._make(row) for row in rows]
+
+
+def _begins_with(prefix: str) -> list[sa.ColumnElement[bool]]:
+    if not prefix:
+        return []
+    if not SERIES_ID.fullmatch(prefix):
+        return [sa.false()]
+    return [Series.name >= prefix, sa.func.substr(Series.name, 1, len(prefix)) == prefix]
+
+
 def grid_of(dataset: Dataset) -> Grid:
     """The grid of a dataset that has one. Raises FreqUndetermined before its first observations."""
     if dataset.freq is None or dataset.phase_us is None:
@@ -40,17 +172,12 @@ def grid_of(dataset: Dataset) -> Grid:
 
 def select_series(session: Session, dataset_id: int, names: list[str] | None, prefix: str | None) -> list[SeriesRow]:
     """The series that hold observations, ordered by name: those of `names` (None: all) that begin with `prefix`. Raises NotFound."""
-    statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, Series.count > 0).order_by(Series.name)
-    if prefix:
-        if not SERIES_ID.fullmatch(prefix):
-            return []
-        statement = statement.where(Series.name >= prefix, sa.func.substr(Series.name, 1, len(prefix)) == prefix)
+    statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, Series.count > 0, *_begins_with(prefix or ""))
+    statement = statement.order_by(Series.name)
     if names is None:
-        return [SeriesRow._make(row) for row in session.execute(statement)]
+        return [SeriesRow(*row) for row in session.execute(statement)]
     wanted = sorted({name for name in names if SERIES_ID.fullmatch(name)})
-    rows = [
-        SeriesRow._make(row) for batch in in_batches(wanted) for row in session.execute(statement.where(Series.name.in_(batch)))
-    ]
+    rows = [SeriesRow(*row) for batch in in_batches(wanted) for row in session.execute(statement.where(Series.name.in_(batch)))]
     found = {row.name for row in rows}
     absent = [name for name in dict.fromkeys(names) if name not in found and (not prefix or name.startswith(prefix))]
     if absent:
@@ -107,7 +234,7 @@ def read_contexts(
     starts = np.array([row.first_step or 0 for row in series], np.int64)
     if cutoff_step is not None:
         beyond = np.flatnonzero(has_value & (cutoffs > cutoff_step))
-        cutoffs[beyond], has_value[beyond] = _find_cutoffs(session, ids[beyond], cutoff_step)
+        cutoffs[beyond], has_value[beyond] = find_cutoffs(session, ids[beyond], cutoff_step)
     lows = np.maximum(cutoffs - length + 1, starts) >> STEP_BITS
     counts = np.where(has_value, (cutoffs >> STEP_BITS) - lows + 1, 0)
     rows = np.repeat(np.arange(len(series)), counts)
@@ -124,7 +251,7 @@ def read_contexts(
 
 def _select_by_id(session: Session, ids: Sequence[int]) -> list[SeriesRow]:
     return [
-        SeriesRow._make(row)
+        SeriesRow(*row)
         for batch in in_batches(ids)
         for row in session.execute(sa.select(*SERIES_ROW).where(Series.id.in_(batch)))
     ]
@@ -148,40 +275,3 @@ def _trim(series: list[tuple[int, str]], values: Floats, offsets: Ints, starts: 
         firsts.append(first)
         ends.append(end)
     return RaggedValues(values[: ends[-1]], np.array(ends), np.array(firsts, np.int64), ids, digest.hexdigest())
-
-
-def _find_cutoffs(session: Session, ids: Ints, cutoff_step: int) -> tuple[Ints, NDArray[np.bool_]]:
-    """(last step with a value at or before `cutoff_step`, whether there is one), walking back over chunks that hold none."""
-    cutoffs, found = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
-    open_rows, numbers = np.arange(len(ids)), np.full(len(ids), cutoff_step >> STEP_BITS)
-    while len(open_rows):
-        numbers, stored = _find_stored(session, ids[open_rows], numbers)
-        open_rows, numbers = open_rows[stored], numbers[stored]
-        chunks = read_pairs(session, ids[open_rows], numbers)
-        steps = np.arange(STEPS_PER_CHUNK) + (numbers << STEP_BITS)[:, None]
-        last = np.where(~np.isnan(chunks) & (steps <= cutoff_step), steps, BEFORE_ALL).max(axis=1, initial=BEFORE_ALL)
-        here = last > BEFORE_ALL
-        cutoffs[open_rows[here]], found[open_rows[here]] = last[here], True
-        open_rows, numbers = open_rows[~here], numbers[~here] - 1
-    return cutoffs, found
-
-
-def _find_stored(session: Session, ids: Ints, numbers: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """(number of each series' newest stored chunk at or before its number, whether there is one)."""
-    newest: dict[int, int] = {}
-    for batch in in_batches(list(zip(ids.tolist(), numbers.tolist(), strict=True)), 500):
-        either = sa.or_(*(sa.and_(Chunk.series_id == id_, Chunk.number <= number) for id_, number in batch))
-        statement = (
-            sa.select(Chunk.series_id, sa.func.max(Chunk.number)).where(either, Chunk.channel == 0).group_by(Chunk.series_id)
-        )
-        newest.update((row[0], row[1]) for row in session.execute(statement))
-    stored = np.array([id_ in newest for id_ in ids.tolist()], np.bool_)
-    return np.array([newest.get(id_, 0) for id_ in ids.tolist()], np.int64), stored
-
-
-def list_series(session: Session, dataset_id: int, *, prefix: str | None, after: str | None, limit: int) -> list[SeriesRow]:
-    """Stand-in."""
-    statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, Series.count > 0).order_by(Series.name)
-    if after is not None:
-        statement = statement.where(Series.name > after)
-    return [SeriesRow._make(row) for row in session.execute(statement.limit(limit))]

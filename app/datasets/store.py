@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
@@ -11,13 +12,16 @@ from numpy.typing import NDArray
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.datasets.chunks import Floats, decode, make_absent
+from app.database import Base
+from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats, decode, make_absent
 from app.tables import Chunk, Series
 
 Ints = NDArray[np.int64]
 
 SERIES_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 """Any text but control characters and halves of a surrogate pair, which no database could store."""
+BEFORE_ALL = -(2**62)
+"""A step before every other."""
 IDS_PER_STATEMENT = 5_000
 """PostgreSQL takes 65,535 parameters in one statement, SQLite half of that."""
 CHUNKS_AT_ONCE = 512
@@ -29,7 +33,8 @@ _WANTED = {
 }
 
 
-class SeriesRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SeriesRow:
     """A series as readers need it. Steps are None while it holds nothing; `cutoff_step` also while it holds only missing values."""
 
     id: int
@@ -38,17 +43,14 @@ class SeriesRow(NamedTuple):
     first_step: int | None
     last_step: int | None
     cutoff_step: int | None
-    values: int
+    count: int
+    missing: int
 
 
 SERIES_ROW = (
-    Series.id,
-    Series.name,
-    Series.revision,
-    Series.first_step,
-    Series.last_step,
-    Series.cutoff_step,
-    Series.count - Series.missing,
+    *(Series.id, Series.name, Series.revision),
+    *(Series.first_step, Series.last_step, Series.cutoff_step),
+    *(Series.count, Series.missing),
 )
 
 
@@ -87,6 +89,36 @@ def stream_chunks(session: Session, ids: Sequence[int], first: int, last: int) -
             yield np.array([row[0] for row in rows]), np.array([row[1] for row in rows]), decode([row[2] for row in rows])
 
 
-def upsert_statement(session: Session, table: type[Any]) -> Any:
-    """An INSERT of this session's dialect, which both spell alike."""
-    return (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert(table)
+def find_cutoffs(session: Session, ids: Ints, cutoff_step: int) -> tuple[Ints, NDArray[np.bool_]]:
+    """(last step with a value at or before `cutoff_step`, whether there is one), walking back over chunks that hold none."""
+    cutoffs, found = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
+    open_rows, numbers = np.arange(len(ids)), np.full(len(ids), cutoff_step >> STEP_BITS)
+    while len(open_rows):
+        numbers, stored = _find_stored(session, ids[open_rows], numbers)
+        open_rows, numbers = open_rows[stored], numbers[stored]
+        chunks = read_pairs(session, ids[open_rows], numbers)
+        steps = np.arange(STEPS_PER_CHUNK) + (numbers << STEP_BITS)[:, None]
+        last = np.where(~np.isnan(chunks) & (steps <= cutoff_step), steps, BEFORE_ALL).max(axis=1, initial=BEFORE_ALL)
+        here = last > BEFORE_ALL
+        cutoffs[open_rows[here]], found[open_rows[here]] = last[here], True
+        open_rows, numbers = open_rows[~here], numbers[~here] - 1
+    return cutoffs, found
+
+
+def _find_stored(session: Session, ids: Ints, numbers: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """(number of each series' newest stored chunk at or before its number, whether there is one)."""
+    newest: dict[int, int] = {}
+    for batch in in_batches(list(zip(ids.tolist(), numbers.tolist(), strict=True)), 500):
+        either = sa.or_(*(sa.and_(Chunk.series_id == id_, Chunk.number <= number) for id_, number in batch))
+        statement = (
+            sa.select(Chunk.series_id, sa.func.max(Chunk.number)).where(either, Chunk.channel == 0).group_by(Chunk.series_id)
+        )
+        newest.update((row[0], row[1]) for row in session.execute(statement))
+    stored = np.array([id_ in newest for id_ in ids.tolist()], np.bool_)
+    return np.array([newest.get(id_, 0) for id_ in ids.tolist()], np.int64), stored
+
+
+def insert_into(session: Session, table: type[Base]) -> Any:
+    """An INSERT that can say what to do ON CONFLICT, which both dialects spell alike."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)

@@ -113,7 +113,7 @@ def read_page(
     session: Session, target: Target, cutoff: int | str | None, *, after: str | None, limit: int
 ) -> tuple[Contexts, list[str]]:
     """The contexts of the next `limit` series of the dataset by name, those without a value left out; and the page's names."""
-    rows = datasets.list_series(session, target.dataset_id, prefix=None, after=after, limit=limit)
+    rows = datasets.list_series(session, target.dataset_id, "", after, limit)
     return _read(session, target, rows, cutoff), [row.name for row in rows]
 
 

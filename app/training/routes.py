@@ -11,7 +11,6 @@ from starlette.concurrency import run_in_threadpool
 
 from app.database import Database
 from app.dependencies import (
-    NAME_PATTERN,
     CallerNeeded,
     DatabaseNeeded,
     ModelName,
@@ -21,7 +20,7 @@ from app.dependencies import (
     SettingsNeeded,
     WriteSession,
 )
-from app.tables import ENDED_STATUSES, Training, TrainingEvent
+from app.tables import ENDED_STATUSES, NAME_PATTERN, Training, TrainingEvent
 from app.training import service
 from app.training.schemas import HistoryItem, HistoryOutput, ProgressOutput, TrainingInput, TrainingList, TrainingOutput
 

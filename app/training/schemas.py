@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from app.dependencies import NAME_PATTERN
-from app.tables import TRAINING_STATUSES
+from app.tables import NAME_PATTERN, TRAINING_STATUSES
 
 Step = int | str
 """A point of a dataset's grid: RFC 3339, or an integer where freq is `step`."""

@@ -202,7 +202,7 @@ def _freeze_cutoff(session: Session, dataset: Dataset, frozen: dict[str, Any]) -
         )
     last, grid = max(cutoffs), datasets.grid_of(dataset)
     cutoff = last if frozen["end"] is None else min(last, grid.step_at_or_before(calendar.parse_moment(frozen["end"], "#/end")))
-    if not any(row.values >= 2 and _begins_before(row, cutoff) for row in rows):
+    if not any(row.count - row.missing >= 2 and _begins_before(row, cutoff) for row in rows):
         until = grid.to_labels(np.array([cutoff]))[0]
         raise NothingToLearn(
             f"no chosen series of dataset {dataset.name!r} has two values up to {until}; "

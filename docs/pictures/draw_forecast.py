@@ -52,12 +52,14 @@ def draw(values: Sequence[float], begin: int, median: Sequence[float], quantiles
         "forecast at the end of 1959, and what happened</text>",
     ]
     for tick in range(200, int(highest), 100):
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#e4e8ec"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" fill="{QUIET}" text-anchor="end">{tick}</text>')
-    for month in range(0, len(values), 12):
-        parts.append(
-            f'<text x="{x(month):.1f}" y="{HEIGHT - 8}" fill="{QUIET}" text-anchor="middle">{year + month // 12}</text>'
-        )
+        parts += [
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#e4e8ec"/>',
+            f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" fill="{QUIET}" text-anchor="end">{tick}</text>',
+        ]
+    parts += [
+        f'<text x="{x(month):.1f}" y="{HEIGHT - 8}" fill="{QUIET}" text-anchor="middle">{year + month // 12}</text>'
+        for month in range(0, len(values), 12)
+    ]
     steps = range(begin, begin + len(median))
     for low, high, opacity in (("0.025", "0.975", 0.16), ("0.1", "0.9", 0.22), ("0.25", "0.75", 0.30)):
         edge = [*zip(steps, quantiles[high], strict=True), *reversed([*zip(steps, quantiles[low], strict=True)])]
@@ -66,8 +68,9 @@ def draw(values: Sequence[float], begin: int, median: Sequence[float], quantiles
     parts.append(f'<polyline points="{path(history)}" fill="none" stroke="{INK}" stroke-width="1.6"/>')
     line = [(begin - 1, values[begin - 1]), *zip(steps, median, strict=True)]
     parts.append(f'<polyline points="{path(line)}" fill="none" stroke="{BAND}" stroke-width="2.2"/>')
-    for step in range(begin, len(values)):
-        parts.append(f'<circle cx="{x(step):.1f}" cy="{y(values[step]):.1f}" r="2.6" fill="{INK}"/>')
+    parts += [
+        f'<circle cx="{x(step):.1f}" cy="{y(values[step]):.1f}" r="2.6" fill="{INK}"/>' for step in range(begin, len(values))
+    ]
     edge_x = WIDTH - RIGHT + 12
     legend = (
         (INK, "● what happened", 1.0),
@@ -76,8 +79,10 @@ def draw(values: Sequence[float], begin: int, median: Sequence[float], quantiles
         (BAND, "▆ 80 %", 0.6),
         (BAND, "▆ 95 %", 0.4),
     )
-    for row, (colour, text, opacity) in enumerate(legend):
-        parts.append(f'<text x="{edge_x}" y="{TOP + 60 + row * 18}" fill="{colour}" fill-opacity="{opacity}">{text}</text>')
+    parts += [
+        f'<text x="{edge_x}" y="{TOP + 60 + row * 18}" fill="{colour}" fill-opacity="{opacity}">{text}</text>'
+        for row, (colour, text, opacity) in enumerate(legend)
+    ]
     return "\n".join([*parts, "</svg>", ""])
 
 

@@ -1,0 +1,68 @@
+"""Stored observations -> JSON, CSV, Parquet or Arrow, straight from arrays."""
+
+import io
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+from numpy.typing import NDArray
+
+from app.calendar import Grid, to_rfc3339
+from app.datasets.formats import ARROW, CSV, JSON, PARQUET
+from app.datasets.reading import StoredObservations
+from app.errors import NotAcceptable
+
+MEDIA_TYPES = (JSON, CSV, PARQUET, ARROW)
+JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
+
+
+def choose_media_type(accept: str) -> str:
+    """The media type that an Accept header prefers; JSON where it does not mind. Raises NotAcceptable."""
+    wanted: list[tuple[float, str]] = []
+    for part in (accept or "*/*").split(","):
+        pattern, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
+        wanted.append((float(quality) if quality.replace(".", "", 1).isdecimal() else 1.0, pattern))
+    for weight, kind in sorted(wanted, key=lambda each: -each[0]):
+        for media_type in MEDIA_TYPES if weight > 0 else ():
+            if kind in (media_type, "*/*", f"{media_type.partition('/')[0]}/*"):
+                return media_type
+    raise NotAcceptable(f"Accept: expected one of {', '.join(MEDIA_TYPES)}, found {accept[:200]!r}", expected=list(MEDIA_TYPES))
+
+
+def write(observations: StoredObservations, grid: Grid, media_type: str) -> bytes:
+    """The body of the answer: JSON by series, the others in long format with the columns series, timestamp, value."""
+    points: NDArray[Any] = observations.steps if grid.freq == "step" else grid.to_timestamps(observations.steps)
+    if media_type == JSON:
+        return _write_json(observations, points)
+    counts = np.diff(observations.offsets)
+    names = pl.Series("series", observations.names, dtype=pl.String)
+    frame = pl.DataFrame(
+        [
+            names.gather(pl.Series(np.repeat(np.arange(len(names)), counts), dtype=pl.UInt32)),
+            pl.Series("timestamp", points),
+            pl.Series("value", observations.values).fill_nan(None),
+        ]
+    )
+    if grid.freq != "step":
+        frame = frame.with_columns(pl.col("timestamp").dt.replace_time_zone("UTC"))
+    buffer = io.BytesIO()
+    if media_type == PARQUET:
+        frame.write_parquet(buffer)
+    elif media_type == ARROW:
+        frame.write_ipc_stream(buffer)
+    else:
+        if grid.freq != "step":
+            frame = frame.with_columns(pl.Series("timestamp", to_rfc3339(points), dtype=pl.String))
+        frame.write_csv(buffer)
+    return buffer.getvalue()
+
+
+def _write_json(observations: StoredObservations, points: NDArray[Any]) -> bytes:
+    parts = [slice(*edges) for edges in zip(observations.offsets[:-1].tolist(), observations.offsets[1:].tolist(), strict=True)]
+    series = [
+        {"id": name, "timestamps": points[part], "values": observations.values[part]}
+        for name, part in zip(observations.names, parts, strict=True)
+    ]
+    return orjson.dumps({"series": series}, option=JSON_OPTIONS)

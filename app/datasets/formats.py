@@ -1,0 +1,167 @@
+"""A body and its Content-Type -> observations, checked. All formats end in the same columns.
+
+Rows of a CSV are counted as an editor counts its lines: the header is row 1, blank lines count, and a line break inside quotes
+does not. Rows of Parquet and Arrow are counted from 1, lines of NDJSON from 1.
+"""
+
+import csv
+import io
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
+from app.datasets.columns import ColumnOptions, Roles, read_columns, recognise
+from app.datasets.documents import read_json, read_ndjson
+from app.datasets.observations import Observations, refuse, show
+from app.errors import BodyTooLarge, InvalidObservations, UnsupportedMediaType
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+CSV = "text/csv"
+PARQUET = "application/vnd.apache.parquet"
+ARROW = "application/vnd.apache.arrow.stream"
+MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
+
+T = TypeVar("T")
+
+MAX_ROWS = 20_000_000
+"""Rows of one body: a small Parquet file may unpack to more than memory holds."""
+
+
+def parse(body: bytes, content_type: str, options: ColumnOptions, default_series: str) -> Observations:
+    """The observations of a request. Raises UnsupportedMediaType, BodyTooLarge and InvalidObservations, the latter naming places."""
+    media_type, _, parameters = content_type.partition(";")
+    media_type = media_type.strip().lower()
+    charset = parameters.partition("charset=")[2].split(";")[0].strip(' "').lower()
+    if media_type not in MEDIA_TYPES or charset not in ("", "utf-8", "utf8"):
+        found = show(content_type) if content_type else "none"
+        raise UnsupportedMediaType(
+            f"Content-Type: expected one of {', '.join(MEDIA_TYPES)} (text in UTF-8), found {found}",
+            expected=list(MEDIA_TYPES),
+            found=content_type[:200],
+        )
+    if not body:
+        raise InvalidObservations("the body is empty: there is nothing to store")
+    if media_type == JSON:
+        return read_json(body, default_series)
+    if media_type == NDJSON:
+        return read_ndjson(body, options, default_series)
+    if media_type == CSV:
+        return _read_csv(body, options, default_series)
+    if media_type == PARQUET:
+        return _read_parquet(body, options, default_series)
+    return _read_arrow(body, options, default_series)
+
+
+def _read_csv(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
+    header, first_row = _read_header(body)
+    roles = recognise(header, options)
+    try:
+        frame = pl.read_csv(io.BytesIO(body), infer_schema=False)
+    except (PolarsError, PanicException) as error:
+        raise _refuse_csv(body, len(header), str(error).split("\n")[0]) from error
+    _check_count(len(frame))
+    if frame.width != len(header):
+        raise refuse([{"row": 1, "detail": "the header could not be read"}], 1)
+    if frame[:, -1].null_count():
+        _check_fields(body, frame)
+    frame = frame.rename(dict(zip(frame.columns, header, strict=True)))
+    blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
+    rows = np.arange(len(frame)) + first_row + 1
+    if blank.any():
+        frame, rows = frame.filter(~blank), rows[~blank.to_numpy()]
+    return read_columns(frame, roles, default_series, rows)
+
+
+def _read_header(body: bytes) -> tuple[list[str], int]:
+    """(names, the row they stand in)."""
+    start = len(body) - len(body.lstrip(b"\r\n"))
+    try:
+        text = body[start : start + 65_536].decode("utf-8-sig", errors="ignore")
+        header = next(csv.reader(io.StringIO(text), strict=True), [])
+        body[:65_536].decode("utf-8-sig")
+    except csv.Error as error:
+        raise refuse([{"row": 1, "detail": f"the header could not be read: {error}"}], 1) from error
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data":
+            row = body.count(b"\n", 0, error.start) + 1
+            raise refuse(
+                [{"row": row, "detail": f"expected text in UTF-8, found the byte 0x{body[error.start]:02x}"}], 1
+            ) from error
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise refuse([{"row": 1, "column": name[:80], "detail": "two columns have this name"} for name in twice], len(twice))
+    return header, body.count(b"\n", 0, start) + 1
+
+
+def _check_fields(body: bytes, frame: pl.DataFrame) -> None:
+    """Refuses rows with too few fields, which the reader fills up: a file cut short must not lose a value in silence."""
+    width = frame.width
+    if b'"' not in body:
+        blank = frame.select(pl.all_horizontal(pl.all().is_null()).sum()).item()
+        lines = frame.height - blank + 1
+        commas = body.count(b",")
+        if commas in (lines * (width - 1), (lines + blank) * (width - 1)):
+            return
+    error = _find_ragged(body, width)
+    if error is not None:
+        raise error
+
+
+def _find_ragged(body: bytes, width: int) -> InvalidObservations | None:
+    """The error that names the rows with too few or too many fields; None if there is none."""
+    places, total = [], 0
+    reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""))
+    for row, fields in enumerate(reader, 1):
+        if len(fields) not in (0, width):
+            total += 1
+            if total <= 20:
+                places.append({"row": row, "detail": f"expected {width} fields, found {len(fields)}"})
+    return refuse(places, total) if places else None
+
+
+def _refuse_csv(body: bytes, width: int, reason: str) -> InvalidObservations:
+    """Names what the reader only said that it could not read."""
+    try:
+        error = _find_ragged(body, width)
+    except UnicodeDecodeError as broken:
+        row = body.count(b"\n", 0, broken.start) + 1
+        return refuse([{"row": row, "detail": f"expected text in UTF-8, found the byte 0x{body[broken.start]:02x}"}], 1)
+    except csv.Error as broken:
+        reason, error = str(broken), None
+    return error or InvalidObservations(f"the CSV could not be read: {reason}; is a quote open?")
+
+
+def _read_parquet(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
+    roles = recognise(list(_unpack("Parquet", lambda: pl.read_parquet_schema(io.BytesIO(body)))), options)
+    _check_count(int(_unpack("Parquet", lambda: pl.scan_parquet(io.BytesIO(body)).select(pl.len()).collect()).item()))
+    frame = _unpack("Parquet", lambda: pl.read_parquet(io.BytesIO(body), columns=roles.names()))
+    return read_columns(frame, roles, default_series, None)
+
+
+def _read_arrow(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
+    frame = _unpack("Arrow stream", lambda: pl.read_ipc_stream(io.BytesIO(body)))
+    _check_count(len(frame))
+    roles: Roles = recognise(frame.columns, options)
+    return read_columns(frame.select(roles.names()), roles, default_series, None)
+
+
+def _unpack(kind: str, read: Callable[[], T]) -> T:
+    """What `read` gives; damaged bytes make the reader raise, or panic, both of which are the sender's matter."""
+    try:
+        return read()
+    except (PolarsError, PanicException, OSError, ValueError) as error:
+        raise InvalidObservations(
+            f"the body is no readable {kind}: {str(error).splitlines()[0][:200]}; was it cut off?"
+        ) from error
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_ROWS:
+        raise BodyTooLarge(
+            f"one body may hold at most {MAX_ROWS} rows, found {count}; send it in parts (every part may be sent twice without harm)",
+            max_rows=MAX_ROWS,
+        )

@@ -1,0 +1,218 @@
+"""Placed observations -> chunks: read those touched, merge, write back, under the lock of their series. Flushes, never commits."""
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.database import utc_now
+from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats, encode, is_absent, make_absent
+from app.datasets.observations import MAX_PLACES, Bools, Ints, Observations, refuse
+from app.datasets.placing import Placed, Settled, place
+from app.datasets.schemas import Receipt
+from app.datasets.store import BEFORE_ALL, find_cutoffs, in_batches, insert_into, read_pairs
+from app.errors import Conflict, SpanTooLong
+from app.tables import Chunk, Dataset, Series
+
+CHUNKS_PER_SLICE = 2_048
+"""Chunks merged at once: 16 MiB before and 16 MiB after."""
+AFTER_ALL = 2**62
+SPARSE = 0.5
+"""Below this part of steps with an observation an inferred freq is worth a warning."""
+
+
+class _Stock:
+    """The touched series as columns [S], kept in step with what is merged. Steps are AFTER_ALL or BEFORE_ALL where there is none."""
+
+    def __init__(self, rows: Ints) -> None:
+        self.ids, self.revisions, self.counts, self.missing, self.firsts, self.lasts, self.cutoffs = rows.T.copy()
+        self.lost_cutoff: Bools = np.zeros(len(rows), np.bool_)
+        self.changed: Bools = np.zeros(len(rows), np.bool_)
+
+    def count(self, series: Ints, steps: Ints, old: Floats, new: Floats) -> None:
+        """Takes in what changed at some steps; `series` are rows of this stock."""
+        was_absent, became_missing = is_absent(old), np.isnan(new)
+        self.counts += np.bincount(series[was_absent], minlength=len(self.ids))
+        self.missing += np.bincount(series[became_missing], minlength=len(self.ids))
+        self.missing -= np.bincount(series[np.isnan(old) & ~was_absent], minlength=len(self.ids))
+        self.lost_cutoff[series[became_missing & (steps == self.cutoffs[series])]] = True
+        np.maximum.at(self.cutoffs, series[~became_missing], steps[~became_missing])
+        self.changed[series] = True
+
+
+def upsert(session: Session, dataset: Dataset, observations: Observations, on_conflict: str, max_span_steps: int) -> Receipt:
+    """Stores all of the observations or raises. `dataset` comes from `service.open_dataset`, which holds it. `on_conflict` says what
+    becomes of a step that holds another value: replace it, keep it, or refuse the request."""
+    is_first = dataset.freq is None
+    placed = place(observations, Settled(dataset.freq, dataset.phase_us, dataset.time_zone, dataset.aggregate))
+    firsts = np.flatnonzero(np.diff(placed.series, prepend=-1))
+    ends = np.append(firsts[1:], len(placed.series)) - 1
+    _check_span(observations, placed.steps[firsts], placed.steps[ends], max_span_steps)
+    if dataset.freq is None or dataset.phase_us is None:
+        dataset.freq, dataset.phase_us, dataset.updated_at = placed.grid.freq, placed.grid.phase_us, utc_now()
+        session.flush()
+    stock = _hold_series(session, dataset, observations.names)
+    firsts_after, lasts_after = np.minimum(stock.firsts, placed.steps[firsts]), np.maximum(stock.lasts, placed.steps[ends])
+    _check_span(observations, firsts_after, lasts_after, max_span_steps)
+    inserted, updated = _merge(session, dataset, observations, placed, stock, on_conflict)
+    stock.firsts, stock.lasts = firsts_after, lasts_after
+    _write_series(session, stock)
+    gaps = int((stock.lasts - stock.firsts + 1 - stock.counts).sum())
+    low, high = placed.grid.to_labels(np.array([placed.steps.min(), placed.steps.max()]))
+    return Receipt(
+        dataset=dataset.name,
+        freq=placed.grid.freq,
+        series=len(observations.names),
+        received=len(observations.values),
+        inserted=inserted,
+        updated=updated,
+        unchanged=len(placed.steps) - inserted - updated,
+        missing=int(np.isnan(observations.values).sum()),
+        gaps=gaps,
+        first_timestamp=low,
+        last_timestamp=high,
+        warnings=_warn(observations, placed, gaps if is_first and observations.freq is None else 0, dataset.aggregate),
+    )
+
+
+def _check_span(observations: Observations, firsts: Ints, lasts: Ints, max_span_steps: int) -> None:
+    spans = lasts - firsts + 1
+    worst = int(spans.argmax())
+    if spans[worst] > max_span_steps:
+        raise SpanTooLong(
+            f"series {observations.names[worst]!r} would span {spans[worst]} steps, at most {max_span_steps} are stored; is the unit of its "
+            "timestamps right, or the freq too fine?",
+            series=observations.names[worst],
+            span_steps=int(spans[worst]),
+            max_span_steps=max_span_steps,
+        )
+
+
+def _warn(observations: Observations, placed: Placed, gaps: int, aggregate: str | None) -> list[str]:
+    warnings = []
+    repeated = len(observations.values) - len(placed.steps)
+    if repeated and aggregate is None:
+        warnings.append(f"{repeated} observations were sent more than once with the same value")
+    if gaps > len(placed.steps) * (1 / SPARSE - 1):
+        share = 100 * len(placed.steps) / (len(placed.steps) + gaps)
+        warnings.append(
+            f"freq {placed.grid.freq!r} was inferred, but only {share:.2g} % of its steps hold an observation; if another freq, a time_zone "
+            "or an aggregate is meant, delete the dataset and PUT it with them"
+        )
+    return warnings
+
+
+def _hold_series(session: Session, dataset: Dataset, names: list[str]) -> _Stock:
+    """The series of these names, made where they are new, locked in the order of their ids so that two writers cannot block
+    each other."""
+    ids = _find_ids(session, dataset.id, names)
+    new = sorted(set(names) - ids.keys())
+    if new:
+        common = {"workspace_id": dataset.workspace_id, "dataset_id": dataset.id, "revision": 0, "count": 0, "missing": 0}
+        session.connection().execute(
+            insert_into(session, Series).on_conflict_do_nothing(), [{**common, "name": name} for name in new]
+        )
+        ids |= _find_ids(session, dataset.id, new)
+    columns = (
+        *(Series.id, Series.revision, Series.count, Series.missing),
+        *(sa.func.coalesce(Series.first_step, AFTER_ALL), sa.func.coalesce(Series.last_step, BEFORE_ALL)),
+        sa.func.coalesce(Series.cutoff_step, BEFORE_ALL),
+    )
+    rows: dict[int, tuple[int, ...]] = {}
+    for batch in in_batches(sorted(ids.values())):
+        locked = sa.select(*columns).where(Series.id.in_(batch)).order_by(Series.id).with_for_update()
+        rows |= {row[0]: tuple(row) for row in session.execute(locked)}
+    return _Stock(np.array([rows[ids[name]] for name in names], np.int64))
+
+
+def _find_ids(session: Session, dataset_id: int, names: list[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for batch in in_batches(names):
+        statement = sa.select(Series.name, Series.id).where(Series.dataset_id == dataset_id, Series.name.in_(batch))
+        found.update((row.name, row.id) for row in session.execute(statement))
+    return found
+
+
+def _merge(
+    session: Session, dataset: Dataset, observations: Observations, placed: Placed, stock: _Stock, on_conflict: str
+) -> tuple[int, int]:
+    """(inserted, updated) steps. A slice of the touched chunks at a time, so that memory stays bounded however many there are."""
+    numbers = placed.steps >> STEP_BITS
+    starts = np.flatnonzero((np.diff(placed.series, prepend=-1) != 0) | (np.diff(numbers, prepend=BEFORE_ALL) != 0))
+    bounds = np.append(starts, len(numbers))
+    inserted = updated = 0
+    for first in range(0, len(starts), CHUNKS_PER_SLICE):
+        edges = bounds[first : first + CHUNKS_PER_SLICE + 1]
+        part = slice(int(edges[0]), int(edges[-1]))
+        chunk_of, at = np.repeat(np.arange(len(edges) - 1), np.diff(edges)), placed.steps[part] & (STEPS_PER_CHUNK - 1)
+        series, values = placed.series[part], placed.values[part]
+        chunks = _read_touched(session, stock, placed.series[edges[:-1]], numbers[edges[:-1]])
+        old = chunks[chunk_of, at]
+        is_new, differs = is_absent(old), old.view(np.uint64) != values.view(np.uint64)
+        if on_conflict == "keep":
+            differs &= is_new
+        elif on_conflict == "error" and (differs & ~is_new).any():
+            raise _refuse_conflict(observations, placed, np.flatnonzero(differs & ~is_new) + part.start, old[differs & ~is_new])
+        chunks[chunk_of[differs], at[differs]] = values[differs]
+        written = np.unique(chunk_of[differs])
+        write_chunks(session, dataset, stock.ids[placed.series[edges[written]]], numbers[edges[written]], chunks[written])
+        stock.count(series[differs], placed.steps[part][differs], old[differs], values[differs])
+        inserted += int((differs & is_new).sum())
+        updated += int((differs & ~is_new).sum())
+    return inserted, updated
+
+
+def _read_touched(session: Session, stock: _Stock, series: Ints, numbers: Ints) -> Floats:
+    """The chunks as they are; only those that lie within what a series holds can be there."""
+    chunks = make_absent(len(series))
+    held = np.flatnonzero((numbers >= stock.firsts[series] >> STEP_BITS) & (numbers <= stock.lasts[series] >> STEP_BITS))
+    chunks[held] = read_pairs(session, stock.ids[series[held]], numbers[held])
+    return chunks
+
+
+def _refuse_conflict(observations: Observations, placed: Placed, rows: Ints, old: Floats) -> Conflict:
+    role = "timestamp" if observations.lengths is None else "value"
+    labels = placed.grid.to_labels(placed.steps[rows[:MAX_PLACES]])
+    places = [
+        {
+            **observations.place(int(placed.rows[row]), role),
+            "detail": f"{label} holds {'null' if np.isnan(value) else float(value)} already",
+        }
+        for row, label, value in zip(rows.tolist(), labels, old, strict=False)
+    ]
+    listed = refuse(places, len(rows))
+    return Conflict(f"{listed.detail}; with on_conflict=replace the new values would take their place", errors=listed.errors)
+
+
+def write_chunks(session: Session, dataset: Dataset, ids: Ints, numbers: Ints, chunks: Floats) -> None:
+    """Stores the chunks, in the place of those that are there."""
+    if not len(ids):
+        return
+    statement = insert_into(session, Chunk)
+    statement = statement.on_conflict_do_update(
+        index_elements=["series_id", "channel", "number"], set_={"data": statement.excluded.data}
+    )
+    common = {"workspace_id": dataset.workspace_id, "channel": 0}
+    rows = zip(ids.tolist(), numbers.tolist(), encode(chunks), strict=True)
+    session.connection().execute(
+        statement, [{**common, "series_id": id_, "number": number, "data": data} for id_, number, data in rows]
+    )
+
+
+def _write_series(session: Session, stock: _Stock) -> None:
+    """The counts and ends of the changed series, and their revision one higher."""
+    changed, lost = np.flatnonzero(stock.changed), np.flatnonzero(stock.lost_cutoff)
+    if not len(changed):
+        return
+    if len(lost):
+        found, has_value = find_cutoffs(session, stock.ids[lost], AFTER_ALL)
+        stock.cutoffs[lost] = np.where(has_value, found, BEFORE_ALL)
+    names = ("revision", "count", "missing", "first_step", "last_step", "cutoff_step")
+    statement = (
+        sa.update(Series).where(Series.id == sa.bindparam("at")).values({name: sa.bindparam(f"new_{name}") for name in names})
+    )
+    columns = [stock.revisions + 1, stock.counts, stock.missing, stock.firsts, stock.lasts, stock.cutoffs]
+    rows = zip(stock.ids[changed].tolist(), *(column[changed].tolist() for column in columns), strict=True)
+    keys = ("at", *(f"new_{name}" for name in names))
+    session.connection().execute(
+        statement, [dict(zip(keys, (None if value == BEFORE_ALL else value for value in row), strict=True)) for row in rows]
+    )
