@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import psycopg
@@ -18,6 +17,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.telemetry import configure_logging
 from app.training.execution import Executor
+from migrations import scratch
 
 POSTGRES_URL = os.environ.get("ENGRAM_TEST_POSTGRES_URL", "postgresql://127.0.0.1:5432/postgres")
 REDIS_URL = os.environ.get("ENGRAM_TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
@@ -60,24 +60,18 @@ def redis_url() -> str:
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: str) -> Iterator[str]:
     """A migrated database that fresh ones are copied from: a copy takes a tenth of a migration."""
-    name = f"engram_test_{uuid4().hex}"
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        database = Database(str(sa.make_url(postgres_server).set(database=name).render_as_string(hide_password=False)))
+    with scratch.make_postgres(postgres_server) as url:
+        database = Database(url)
         migrations.upgrade(database)
         database.close()
-        yield name
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        yield str(sa.make_url(url).database)
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
     """The URL of a fresh, migrated PostgreSQL database."""
-    name = f"engram_test_{uuid4().hex}"
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
-        yield sa.make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with scratch.make_postgres(postgres_server, postgres_template) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

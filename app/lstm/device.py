@@ -14,3 +14,8 @@ def choose_device(asked: str) -> torch.device:
     if asked == "cuda" and not torch.cuda.is_available():
         raise InvalidRequest("device 'cuda' was asked for, and this worker has none", field="device")
     return torch.device(asked)
+
+
+def use_threads(count: int) -> None:
+    """How many CPU threads torch computes with, in the whole process from here on."""
+    torch.set_num_threads(count)

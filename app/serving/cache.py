@@ -51,11 +51,10 @@ class Forecasters:
             self._loaded.move_to_end(version_id)
             return self._loaded[version_id][0]
         # Here, not above: a process that has not forecast anything yet stays without torch.
-        import torch
-
         from app.lstm import Forecaster
+        from app.lstm.device import use_threads
 
-        torch.set_num_threads(1)
+        use_threads(1)
         artifact = load()
         forecaster, size = Forecaster.from_bytes(artifact), len(artifact) * LOADED_OVER_STORED
         while self._loaded and self._bytes + size > self._max_bytes:
