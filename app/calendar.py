@@ -371,6 +371,9 @@ def _suggest(local: Ints) -> Iterator[str]:
 def parse_moment(text: str | int, pointer: str) -> datetime | int:
     """A client's point in time for `Grid.step_at_or_before`: RFC 3339, or an integer of a `step` grid. Raises InvalidRequest."""
     if isinstance(text, int):
+        if abs(text) > MAX_STEP:
+            detail = f"expected an integer between {-MAX_STEP} and {MAX_STEP}, or a timestamp, found {text}"
+            raise InvalidRequest(f"{pointer}: {detail}", errors=[{"pointer": pointer, "detail": detail}])
         return text
     try:
         moment = datetime.fromisoformat(text)

@@ -56,9 +56,11 @@ class Page:
 
     def after(self, kind: type[K]) -> K | None:
         """The key after which the page begins: None for the first one. A cursor of another list is refused."""
-        if self._after is not None and type(self._after) is not kind:
+        key = self._after
+        is_stored = "\0" not in key if isinstance(key, str) else isinstance(key, int) and abs(key) < 2**63
+        if key is not None and not (type(key) is kind and is_stored):
             raise _not_a_cursor()
-        return self._after
+        return key
 
     def to_cursor(self, keys: list[Any]) -> str | None:
         """The cursor behind the last of `keys`, or None when the page was not full."""

@@ -31,6 +31,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(EngramError, _answer_ours)
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, _answer_starlette)
+    app.add_exception_handler(sqlalchemy.exc.DataError, _answer_data)
     app.add_exception_handler(sqlalchemy.exc.OperationalError, _answer_database)
     app.add_exception_handler(sqlalchemy.exc.InterfaceError, _answer_database)
     app.add_exception_handler(sqlalchemy.exc.TimeoutError, _answer_database)
@@ -105,6 +106,12 @@ def _answer_starlette(request: Request, error: Exception) -> Response:
     if error.status_code < 500:
         return _respond(request, BadRequest(str(error.detail)))
     return _respond(request, InternalError("an unexpected error; the log has it under this request_id"))
+
+
+def _answer_data(request: Request, error: Exception) -> Response:
+    """A value that no check foresaw and no column can hold: the request is wrong, not the service."""
+    log.error("value refused by the database", error=str(error))
+    return _respond(request, InvalidRequest("the request holds a value that cannot be stored"))
 
 
 def _answer_database(request: Request, error: Exception) -> Response:

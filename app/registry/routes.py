@@ -26,7 +26,7 @@ from app.tables import Dataset, Model, Training, Version
 router = APIRouter(prefix="/models", tags=["models"])
 
 VersionNumber = Annotated[int, Path(ge=1, le=2**31, description="The version's number.")]
-AliasName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9._-]{0,63}$", description="`champion` is what serves.")]
+AliasName = Annotated[str, Path(pattern=rf"^{service.ALIAS.pattern}$", description="`champion` is what serves.")]
 
 
 @router.get("")

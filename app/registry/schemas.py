@@ -3,14 +3,12 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-Step = int | str
-"""A point of a dataset's grid: RFC 3339 in UTC, or an integer where freq is `step`."""
+from app.contract import Step, StrictInput
 
 
-class AliasInput(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class AliasInput(StrictInput):
     version: Annotated[int, Field(ge=1, le=2**31, description="The version's number.")]
 
 

@@ -1,6 +1,7 @@
 """Models, versions, aliases and artifacts as rows. The only seam where artifacts could move to an object storage."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from app.tables import Alias, Artifact, BacktestWindow, Dataset, Model, Series, 
 
 CHAMPION = "champion"
 """The alias that serves."""
+ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def find_alias(session: Session, model: Model, alias: str) -> Version | None:
 
 
 def get_by_alias(session: Session, model: Model, alias: str) -> Version:
-    version = find_alias(session, model, alias)
+    version = find_alias(session, model, alias) if ALIAS.fullmatch(alias) else None
     if version is None:
         raise NotFound(f"model {model.name!r} has no alias {alias!r}", model=model.name, alias=alias)
     return version
@@ -199,7 +201,7 @@ def read_backtest(
     query = sa.select(BacktestWindow.id, Series.name, BacktestWindow.cutoff_step, BacktestWindow.data)
     query = query.join(Series, Series.id == BacktestWindow.series_id).where(BacktestWindow.version_id == version.id)
     if series:
-        query = query.where(Series.name.in_(series))
+        query = query.where(Series.name.in_([name for name in series if "\0" not in name]))
     if after is not None:
         query = query.where(BacktestWindow.id > after)
     rows = session.execute(query.order_by(BacktestWindow.id).limit(limit))

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
+from app.contract import SeriesId, Step
 from app.dependencies import CallerNeeded, DatabaseNeeded, ModelName, PageNeeded, SettingsNeeded, choose_media_type
 from app.serving import formats, service
 from app.serving.cache import Forecasters
-from app.serving.schemas import ForecastInput, ForecastsOutput, Level, SeriesId, Step
+from app.serving.schemas import ForecastInput, ForecastsOutput, Level
 from app.serving.service import Contexts, Forecasts, Target
 
 router = APIRouter(prefix="/models", tags=["forecasts"])

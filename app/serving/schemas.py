@@ -1,24 +1,17 @@
 """What a forecast request may say, and what a forecast shows."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-Step = int | str
-"""A point of a dataset's grid: RFC 3339, or an integer where freq is `step`."""
+from app.contract import SeriesId, Step, StrictInput
+
 Level = Annotated[float, Field(gt=0, lt=1)]
-SeriesId = Annotated[str, Field(min_length=1, max_length=256)]
 VersionWanted = Annotated[int, Field(ge=1, le=2**31)] | Annotated[str, Field(min_length=1, max_length=64)]
 MAX_CONTEXT_VALUES = 100_000
 
 
-class Strict(BaseModel):
-    """An unknown field is refused, and no text becomes a number."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class ContextInput(Strict):
+class ContextInput(StrictInput):
     """Values of one series, first to last on the dataset's grid, null where missing; they are forecast, not stored."""
 
     id: SeriesId
@@ -28,7 +21,7 @@ class ContextInput(Strict):
     ]
 
 
-class ForecastInput(Strict):
+class ForecastInput(StrictInput):
     series: Annotated[list[SeriesId], Field(min_length=1, max_length=1000)] | None = None
     horizon: Annotated[int, Field(ge=1)] | None = None
     quantile_levels: Annotated[list[Level], Field(min_length=1, max_length=99)] | None = None
@@ -63,15 +56,3 @@ class ForecastsOutput(BaseModel):
     quantile_levels: list[float]
     forecasts: list[ForecastOutput]
     next_cursor: str | None
-
-
-class ForecastRow(BaseModel):
-    """One step of one forecast, with a field `q<level>` for each quantile level."""
-
-    model_config = ConfigDict(json_schema_extra={"additionalProperties": {"type": "number"}})
-    series: str
-    timestamp: Step
-    median: float
-    cutoff: Step
-    version: int
-    extra: Any = Field(None, exclude=True)

@@ -3,16 +3,14 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from app.contract import SeriesId, Step, StrictInput
 from app.tables import NAME_PATTERN, TRAINING_STATUSES
 
-Step = int | str
-"""A point of a dataset's grid: RFC 3339, or an integer where freq is `step`."""
 DEFAULT_QUANTILE_LEVELS = [0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975]
 MAX_SERIES_NAMED = 10_000
 
-SeriesId = Annotated[str, Field(min_length=1, max_length=256)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -28,13 +26,7 @@ QuantileLevels = Annotated[
 ]
 
 
-class Strict(BaseModel):
-    """An unknown field is refused, and no text becomes a number."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class NetworkInput(Strict):
+class NetworkInput(StrictInput):
     architecture: Literal["auto", "plain"] = "auto"
     hidden_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     num_layers: Annotated[int, Field(ge=1, le=16)] | None = None
@@ -42,7 +34,7 @@ class NetworkInput(Strict):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
 
 
-class FitInput(Strict):
+class FitInput(StrictInput):
     loss: Literal["quantile", "mse", "mae", "huber"] = "quantile"
     optimizer: Literal["adamw", "adam", "sgd", "momentum", "rmsprop"] = "adamw"
     learning_rate: Positive | None = None
@@ -57,12 +49,12 @@ class FitInput(Strict):
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
 
 
-class BacktestInput(Strict):
+class BacktestInput(StrictInput):
     n_windows: Annotated[int, Field(ge=1, le=100)] = 1
     step_size: Count | None = None
 
 
-class TrainingInput(Strict):
+class TrainingInput(StrictInput):
     """`{}` on a model that exists trains as last time; any other body starts from the defaults."""
 
     dataset: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None

@@ -1,5 +1,6 @@
 """A training's life as rows: requested, looked at, cancelled. How it is executed stands in execution.py."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,7 @@ from app.lstm import config as workshop
 from app.registry import service as registry
 from app.tables import ENDED_STATUSES, Dataset, Model, Training, TrainingEvent
 
+PUBLIC_ID = re.compile(r"[a-z0-9-]{1,36}")
 NO_PROGRESS = {"fraction": 0.0, "step": 0, "steps": 0, "loss": None, "validation_loss": None, "eta_seconds": None}
 
 
@@ -77,7 +79,8 @@ def to_workshop_request(frozen: dict[str, Any], dataset: Dataset, *, threads: in
 
 
 def get_training(session: Session, workspace_id: int, public_id: str) -> Training:
-    training = session.scalar(sa.select(Training).where(Training.workspace_id == workspace_id, Training.public_id == public_id))
+    query = sa.select(Training).where(Training.workspace_id == workspace_id, Training.public_id == public_id)
+    training = session.scalar(query) if PUBLIC_ID.fullmatch(public_id) else None
     if training is None:
         raise NotFound(f"there is no training {public_id!r}; GET /v1/trainings lists them", training=public_id)
     return training

@@ -145,6 +145,14 @@ def test_a_dataset_that_was_learned_from_stays(two_versions: Client) -> None:
         ("PUT", "/v1/models/air/aliases/champion", {"version": 1, "by": "me"}, 422),
         ("PUT", "/v1/models/air/aliases/9", {"version": 1}, 422),
         ("DELETE", "/v1/models/none", None, 404),
+        ("GET", "/v1/trainings/%00", None, 404),
+        ("GET", "/v1/models?cursor=IlwiXHUwMDAwIg", None, 422),
+        ("GET", "/v1/models/air/versions?cursor=OTk5OTk5OTk5OTk5OTk5OTk5OTk", None, 422),
+        ("GET", "/v1/models/air/forecasts?version=%00", None, 404),
+        ("GET", "/v1/models/air/forecasts?series=%00", None, 409),
+        ("POST", "/v1/models/air/trainings", {"horizon": 2, "series": ["\0"]}, 404),
+        ("POST", "/v1/models/air/trainings", {"horizon": 2, "series_prefix": "\0"}, 422),
+        ("POST", "/v1/models/air/trainings", {"horizon": 2, "end": 10**30}, 422),
     ],
 )
 def test_what_is_not_there_or_not_right_is_a_problem(
