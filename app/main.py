@@ -36,6 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Learns time series with LSTM networks and forecasts them.",
         lifespan=lifespan,
         license_info={"name": "Apache-2.0"},
+        responses=problems.RESPONSES,
     )
     app.state.settings = settings
     problems.install(app)

@@ -26,6 +26,27 @@ MAX_PLACES = 20
 MAX_FOUND_CHARACTERS = 80
 
 
+PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "instance", "request_id"],
+    "properties": {
+        "type": {"type": "string", "description": "/problems/ and a name; docs/problems.md says the cure of each."},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "Where, what was expected, what was found."},
+        "instance": {"type": "string"},
+        "request_id": {"type": "string"},
+        "errors": {"type": "array", "items": {"type": "object"}, "description": "Up to 20 places."},
+    },
+}
+PROBLEM_CONTENT = {"application/problem+json": {"schema": PROBLEM_SCHEMA}}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "A problem with the request.", "content": PROBLEM_CONTENT},
+    "5XX": {"description": "A problem of the service.", "content": PROBLEM_CONTENT},
+}
+"""For the OpenAPI document: every operation may answer so."""
+
+
 def install(app: FastAPI) -> None:
     """Hangs the handlers into `app`; what no handler knows is answered by app/middleware.py."""
     app.add_exception_handler(EngramError, _answer_ours)

@@ -18,7 +18,7 @@ STREAM_PAGE = 500
 """Series that are read and forecast at once while a stream runs."""
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": ForecastsOutput,
+        "model": ForecastsOutput | list[dict[str, Any]],
         "description": "JSON has a page of series; the others are the whole, NDJSON and CSV as a stream.",
         "content": {media_type: {} for media_type in formats.MEDIA_TYPES},
     }
