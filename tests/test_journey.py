@@ -178,6 +178,8 @@ def test_progress_streams_to_the_end_and_resumes(embedded: Service) -> None:
     history = embedded.get(f"/v1/trainings/{training['id']}/history").json()["items"]
     assert len(history) == len(events) - 1
     assert history[-1]["step"] == history[-1]["steps"]
+    ended = embedded.get(f"/v1/trainings/{training['id']}").json()["progress"]
+    assert (ended["step"], ended["loss"], ended["eta_seconds"]) == (history[-1]["steps"], history[-1]["loss"], 0.0)
     assert any(item["loss"] is not None for item in history)
 
 

@@ -129,6 +129,8 @@ def _write_outcome(session: Session, claim: Claim, work: Work | None, outcome: O
     if outcome.kind == "cancelled" or training.cancel_requested:
         service.end(session, training, "cancelled")
     elif work is not None and outcome.kind == "done":
+        if progress:
+            training.progress = service.summarise(progress[-1], seconds=0.0)
         _register(session, training, work, outcome.content)
     else:
         service.end(session, training, "failed", problem=outcome.content)

@@ -18,7 +18,14 @@ from app.registry import service as registry
 from app.tables import ENDED_STATUSES, Dataset, Model, Training, TrainingEvent
 
 PUBLIC_ID = re.compile(r"[a-z0-9-]{1,36}")
-NO_PROGRESS = {"fraction": 0.0, "step": 0, "steps": 0, "loss": None, "validation_loss": None, "eta_seconds": None}
+NO_PROGRESS: dict[str, Any] = {
+    "fraction": 0.0,
+    "step": 0,
+    "steps": 0,
+    "loss": None,
+    "validation_loss": None,
+    "eta_seconds": None,
+}
 
 
 def request(
@@ -140,6 +147,13 @@ def end(session: Session, training: Training, status: str, **fields: Any) -> Non
         setattr(training, name, value)
     data = {"status": status, "version": training.version_number, "problem": training.problem}
     append_events(session, training.id, training.workspace_id, status, [data])
+
+
+def summarise(event: dict[str, Any], *, seconds: float) -> dict[str, Any]:
+    """What a training's row says of its progress: the newest progress event, and what is left at the pace of its first `seconds`."""
+    fraction = event["fraction"]
+    eta_seconds = round(seconds * (1 / fraction - 1), 1) if fraction > 0 else None
+    return {**{name: event[name] for name in NO_PROGRESS if name != "eta_seconds"}, "eta_seconds": eta_seconds}
 
 
 def append_events(session: Session, training_id: int, workspace_id: int, kind: str, data: Sequence[dict[str, Any]]) -> None:

@@ -108,12 +108,7 @@ class _Watch:
 
     def _write_progress(self, now: float) -> bool | None:
         if self.unwritten:
-            last = self.unwritten[-1]
-            seconds = now - self._started
-            eta = seconds * (1 / last["fraction"] - 1) if last["fraction"] > 0 else None
-            names = ("fraction", "step", "steps", "loss", "validation_loss")
-            progress = {**{name: last[name] for name in names}, "eta_seconds": None if eta is None else round(eta, 1)}
-            self._fields["progress"] = progress
+            self._fields["progress"] = service.summarise(self.unwritten[-1], seconds=now - self._started)
         with self._database.write() as session:
             cancel = claims.beat(session, self._settings, self._claim, **self._fields)
             if cancel is not None:
