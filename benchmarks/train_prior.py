@@ -42,7 +42,7 @@ def plain_config(seasons: tuple[int, ...], horizon: int, length: int, transforma
         season_lengths=seasons,
         context_length=context_length,
         patch_length=choose_patch_length(seasons),
-        history_length=choose_history_length(seasons, context_length, length),
+        history_length=choose_history_length(seasons, context_length, length, horizon),
         transformation=transformation,
         hidden_size=1,
         num_layers=1,

@@ -53,7 +53,7 @@ def choose(request: Request, series: Series, device: str) -> Config:
     patch_length = min(context_length, choose_patch_length(seasons))
     reasons["patch_length"] = "one step of the LSTM per season" if seasons else "short patches where there is no season"
 
-    history_length = choose_history_length(seasons, context_length, typical)
+    history_length = choose_history_length(seasons, context_length, typical, request.horizon)
 
     share = positive_share(series)
     transformation = "log" if share >= 0.5 else "none"
@@ -118,10 +118,12 @@ def choose_context_length(season_lengths: tuple[int, ...], horizon: int, typical
     return fitting // shortest * shortest if fitting >= shortest else fitting
 
 
-def choose_history_length(season_lengths: tuple[int, ...], context_length: int, typical: int) -> int:
-    """What the classical forecasts are fitted on: a typical series, or four of its longest seasons."""
-    enough = max(128, 4 * max(season_lengths, default=1), context_length)
-    return min(MAX_CONTEXT_LENGTH, max(context_length, min(typical, enough)))
+def choose_history_length(season_lengths: tuple[int, ...], context_length: int, typical: int, horizon: int) -> int:
+    """What the classical forecasts are fitted on: a typical series, or four of its longest seasons, with room left to see
+    how they would have done a horizon ago."""
+    enough = max(128, 4 * max(season_lengths, default=1))
+    room = max(MAX_CONTEXT_LENGTH - horizon, 2 * MAX_CONTEXT_LENGTH // 3)
+    return max(context_length, min(typical, enough, room))
 
 
 def choose_patch_length(season_lengths: tuple[int, ...]) -> int:

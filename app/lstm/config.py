@@ -56,7 +56,7 @@ class Config:
     season_lengths: tuple[int, ...]
     context_length: int
     patch_length: int
-    history_length: int
+    history_length: int = 0
     transformation: str
     hidden_size: int
     num_layers: int

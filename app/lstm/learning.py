@@ -10,8 +10,9 @@ import torch
 from app.errors import NothingToLearn
 from app.lstm.choices import choose, least_context
 from app.lstm.config import Config, Request, check
-from app.lstm.decision import Trial, decide
+from app.lstm.decision import Decision, Trial, decide
 from app.lstm.device import choose_device
+from app.lstm.ensemble import Ensemble
 from app.lstm.evaluation import Backtest, BacktestForecasts, Predict, empty_metrics, evaluate, plan_backtest
 from app.lstm.forecaster import Forecaster
 from app.lstm.inputs import Preparation
@@ -22,7 +23,7 @@ from app.lstm.windows import Series, TrainingWindows, gather_contexts, gather_ta
 REPORTS = 100
 TIMED_STEPS, UNTIMED_STEPS = 25, 5
 ENOUGH_WINDOWS, MOST_INNER_CUTOFFS = 100, 4
-MOST_TRIED = 4096
+MOST_TRIED = 2048
 
 
 @dataclass(frozen=True)
@@ -86,20 +87,20 @@ def learn(
         warnings.append(f"No series is long enough to hold out a horizon of {request.horizon}: there was no backtest.")
     else:
         resolved = replace(choose(request, backtest.training, device.type), steps=config.steps, nets=config.nets)
-        forecaster = fit(backtest.training, resolved, device, report.begin("backtest"))
-        forecaster = forecaster.decided(decide(trial, request.quantile_levels, config.net_weight))
+        ensemble = fit(backtest.training, resolved, device, report.begin("backtest"))
+        forecaster = settle(ensemble, decide(trial, request.quantile_levels, resolved.net_weight))
         rival, complaint = judge(champion, resolved)
         warnings += complaint
         metrics, forecasts = evaluate(backtest, resolved, forecaster.predict, rival)
         kept_forecasts = replace(forecasts, series=usable[forecasts.series])
         if metrics["skill"] is not None and metrics["skill"] <= 0:
             warnings.append("The model is not better than seasonal naive in the backtest.")
-        held_out = try_out(forecaster, backtest)
+        held_out = try_out(ensemble, backtest)
         trial = held_out if trial is None else trial + held_out
     decision = decide(trial, request.quantile_levels, config.net_weight)
     if not decision.calibrated:
         warnings.append("Too few held-out windows to calibrate the quantiles on: their widths are mostly the prior's.")
-    forecaster = fit(kept, config, device, report.begin("fit")).decided(decision)
+    forecaster = settle(fit(kept, config, device, report.begin("fit")), decision)
     return Learned(forecaster.to_bytes(), forecaster.config, metrics, kept_forecasts, warnings)
 
 
@@ -109,22 +110,29 @@ def plan_inner(series: Series, horizon: int) -> Backtest | None:
     return plan_backtest(series, horizon, n_windows, max(1, horizon // 2))
 
 
-def try_out(forecaster: Forecaster, backtest: Backtest) -> Trial:
+def try_out(ensemble: Ensemble, backtest: Backtest) -> Trial:
     """What nets and prior say at the backtest's cutoffs, for deciding."""
     cutoffs = backtest.cutoffs
     if len(cutoffs) > MOST_TRIED:
         cutoffs = cutoffs[np.linspace(0, len(cutoffs) - 1, MOST_TRIED).astype(np.int64)]
-    contexts = gather_contexts(backtest.series, cutoffs, forecaster.context_length_max)  # [W, R]
-    return forecaster.try_out(contexts, gather_targets(backtest.series, cutoffs, forecaster.horizon))
+    contexts = gather_contexts(backtest.series, cutoffs, ensemble.reach)  # [W, R]
+    return ensemble.try_out(contexts, gather_targets(backtest.series, cutoffs, ensemble.config.horizon))
 
 
-def fit(series: Series, config: Config, device: torch.device, on_step: Callable[[StepReport], None]) -> Forecaster:
+def fit(series: Series, config: Config, device: torch.device, on_step: Callable[[StepReport], None]) -> Ensemble:
     """Every net of the ensemble, one after the other, on all of `series`."""
     windows = TrainingWindows(series, config.horizon, least_context(config.season_lengths, config.context_length))
     prior = load_prior()
     prepare = Preparation(config, prior, device)
     networks = [train_network(windows, prepare, config, number, on_step) for number in range(config.nets)]
-    return Forecaster(config, prior, networks, device)
+    return Ensemble(config, prior, networks, device)
+
+
+def settle(ensemble: Ensemble, decision: Decision) -> Forecaster:
+    """The nets with what was decided about them."""
+    reasons = {**ensemble.config.reasons, "net_weight": decision.reason}
+    config = replace(ensemble.config, net_weight=decision.weight, stretches=decision.stretches, reasons=reasons)
+    return Forecaster(Ensemble(config, ensemble.prior, ensemble.networks, ensemble.device))
 
 
 def fit_budget(
