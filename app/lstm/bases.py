@@ -1,86 +1,87 @@
-"""Classical forecasts as fixed linear maps of a window: the network gates over them, so it starts as their average.
+"""Classical forecasts with nothing to fit: the network gates over them, so it starts as their average.
 
-Each base is a matrix [L, H] whose columns sum to one, so all of them follow a shift and a scaling of the window.
+Every base follows a shift and a scaling of the window.
 """
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from app.lstm.windows import Floats
 
-SMOOTHING = (0.5, 0.2)
+SMOOTHING = 0.5
 DAMPING = 0.9
+PLAIN = ("last", "ses", "drift", "damped")
+SEASONAL = {"naive": 1, "shape_2": 2, "shape_4": 4, "shape_all": None}
+"""How many seasons each looks at."""
 
 
-def base_maps(context_length: int, horizon: int, season_lengths: tuple[int, ...]) -> dict[str, Floats]:
-    """Name -> matrix [L, H], for a window without gaps."""
-    L, H = context_length, horizon
-    steps = np.arange(1, H + 1)  # [H]
-    ones = np.ones(H)  # [H]
-    last = np.zeros(L)  # [L]
-    last[-1] = 1.0
-    damped = np.cumsum(DAMPING**steps)  # [H], Gardner & McKenzie (1985)
-    maps = {"last": np.outer(last, ones)}
-    for alpha in SMOOTHING:
-        maps[f"ses_{alpha}"] = np.outer(smoothing(L, alpha), ones)
-    if L >= 4:
-        maps["drift"] = np.outer(smoothing(L, 0.5), ones) + 0.5 * np.outer(slope(L, min(L, max(8, H))), steps)
-        maps["damped"] = np.outer(last, ones) + np.outer(slope(L, min(L, 6)), damped)
-    for m in season_lengths:
-        if m > L:
-            continue
-        seasons = L // m
-        maps[f"naive_{m}"] = phase_mean(L, H, m, 1)
-        level = np.outer(recent_mean(L, m), ones)  # [L, H]
-        for n in sorted({min(2, seasons), min(4, seasons), seasons} - {1}):
-            maps[f"shape_{m}_{n}"] = level + season_shape(L, H, m, n)
-        if seasons >= 2:
-            n = min(4, seasons)
-            clean = np.eye(L) - season_shape_inside(L, m, n)  # [L, L]: a window -> the window without its season
-            ahead = season_shape(L, H, m, n)  # [L, H]
-            for alpha in (0.5, 0.2):
-                maps[f"deseasonalised_{m}_{alpha}"] = np.outer(clean @ smoothing(L, alpha), ones) + ahead
-            trend = np.outer(smoothing(L, 0.3), ones) + 0.5 * np.outer(slope(L, min(L, 3 * m)), steps)  # [L, H]
-            maps[f"theta_{m}"] = clean @ trend + ahead  # Assimakopoulos & Nikolopoulos (2000)
-    return maps
+class FixedBases:
+    """Last value, smoothing and two drifts; for each season the last one and mean shapes. Seasonal names end in the rank
+    of their season, .0 or .1; those that do not fit into the history are not there."""
+
+    def __init__(self, length: int, horizon: int, season_lengths: tuple[int, ...], device: torch.device) -> None:
+        points = (min(length, max(8, horizon)), min(length, 6))
+        stats = [recent_mean(length, 1), smoothing(length, SMOOTHING), *(slope(length, n) for n in points)]
+        self._stats = torch.tensor(np.stack(stats, 1), dtype=torch.float32, device=device)  # [R, 4]
+        steps = np.arange(1, horizon + 1)  # [H]
+        damped = np.cumsum(DAMPING**steps)  # [H], Gardner & McKenzie (1985)
+        self._steps = torch.tensor(np.stack([0.5 * steps, damped]), dtype=torch.float32, device=device)  # [2, H]
+        self._seasons = [
+            (f"{name}.{rank}", m, n)
+            for rank, m in enumerate(season_lengths)
+            for name, n in ((name, length // m if n is None else n) for name, n in SEASONAL.items())
+            if (n >= 2 or name == "naive") and n * m <= length
+        ]
+        self.names = (*PLAIN, *(name for name, _, _ in self._seasons))
+
+    def __call__(self, history: Tensor) -> Tensor:
+        """history [B, R] without gaps -> [B, H, K]."""
+        last, level, slow, fast = torch.split(history @ self._stats, 1, -1)  # [B, 1] each
+        still = torch.zeros_like(self._steps[0])  # [H]
+        forecasts = [last + still, level + still, level + slow * self._steps[0], last + fast * self._steps[1]]
+        for _, m, n in self._seasons:
+            shape = mean_season(history, m, n)  # [B, m]
+            level = history[:, -m:].mean(1, keepdim=True) - shape.mean(1, keepdim=True)  # [B, 1]
+            forecasts.append(level + repeat_ahead(shape, len(still)))
+        return torch.stack(forecasts, -1)
 
 
-def smoothing(L: int, alpha: float) -> Floats:
-    """Weights [L] of simple exponential smoothing (Brown, 1956), the first value being the start."""
-    weights: Floats = alpha * (1 - alpha) ** np.arange(L - 1, -1, -1.0)
-    weights[0] = (1 - alpha) ** (L - 1)
+def mean_season(history: Tensor, m: int, seasons: int) -> Tensor:
+    """The mean of each phase over the last `seasons` of m steps, [B, m]; the first phase is that of the next step."""
+    return history[:, -m * seasons :].reshape(len(history), seasons, m).mean(1)
+
+
+def repeat_ahead(shape: Tensor, horizon: int) -> Tensor:
+    """[B, m] again and again -> [B, H]."""
+    return shape.repeat(1, -(-horizon // shape.shape[1]))[:, :horizon]
+
+
+def remove_season(history: Tensor, m: int, seasons: int) -> tuple[Tensor, Tensor]:
+    """The history without its mean seasonal shape [B, R], and that shape about zero [B, m]."""
+    shape = mean_season(history, m, seasons)  # [B, m]
+    shape = shape - shape.mean(1, keepdim=True)
+    length = history.shape[1]
+    return history - shape.repeat(1, -(-length // m))[:, -length:], shape
+
+
+def smoothing(length: int, alpha: float) -> Floats:
+    """Weights [R] of simple exponential smoothing (Brown, 1956), the first value being the start."""
+    weights: Floats = alpha * (1 - alpha) ** np.arange(length - 1, -1, -1.0)
+    weights[0] = (1 - alpha) ** (length - 1)
     return weights
 
 
-def slope(L: int, points: int) -> Floats:
-    """Weights [L] of the least-squares slope of the last `points`."""
-    weights = np.zeros(L)
+def slope(length: int, points: int) -> Floats:
+    """Weights [R] of the least-squares slope of the last `points`; of one point it is zero."""
+    weights = np.zeros(length)
     centred = np.arange(points) - (points - 1) / 2
-    weights[-points:] = centred / (centred @ centred)
+    weights[-points:] = centred / max(float(centred @ centred), 1e-9)
     return weights
 
 
-def recent_mean(L: int, points: int) -> Floats:
-    """Weights [L] of the mean of the last `points`."""
-    weights = np.zeros(L)
+def recent_mean(length: int, points: int) -> Floats:
+    """Weights [R] of the mean of the last `points`."""
+    weights = np.zeros(length)
     weights[-points:] = 1 / points
     return weights
-
-
-def phase_mean(L: int, H: int, m: int, seasons: int) -> Floats:
-    """[L, H]: each step ahead is the mean of its phase over the last `seasons`."""
-    weights = np.zeros((L, H))
-    for k in range(H):
-        newest = L - m + k % m
-        weights[newest - m * np.arange(seasons), k] = 1 / seasons
-    return weights
-
-
-def season_shape(L: int, H: int, m: int, seasons: int) -> Floats:
-    """[L, H]: the mean seasonal shape ahead, each season centred on itself."""
-    return phase_mean(L, H, m, seasons) - recent_mean(L, m * seasons)[:, None]
-
-
-def season_shape_inside(L: int, m: int, seasons: int) -> Floats:
-    """[L, L]: the mean seasonal shape at every place of the window."""
-    one = season_shape(L, m, m, seasons)  # [L, m], phases counted from the cutoff on
-    return one[:, np.arange(-L, 0) % m]

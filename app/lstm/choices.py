@@ -1,6 +1,7 @@
 """What nobody asked for is chosen from the data, and each choice says why. numpy only."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,9 +10,26 @@ from app.lstm.seasons import choose_season_lengths
 from app.lstm.windows import Series, TrainingWindows
 
 LONGEST_PATCH = 48
-FEW_WINDOWS = 2000
-"""Below it the net is small, slow and forgetful: it must not learn the windows by heart."""
-FEWEST_STEPS, MOST_STEPS = 300, 1500
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What suits trainings of up to so many windows. A net with few of them must not learn them by heart."""
+
+    windows: float
+    hidden_size: int
+    steps: int
+    learning_rate: float
+    dropout: float
+    weight_decay: float
+    net_weight: float
+
+
+AMOUNTS = (
+    Amount(2_000, hidden_size=32, steps=300, learning_rate=1e-3, dropout=0.3, weight_decay=0.05, net_weight=0.25),
+    Amount(150_000, hidden_size=64, steps=600, learning_rate=1e-3, dropout=0.3, weight_decay=0.1, net_weight=0.5),
+    Amount(math.inf, hidden_size=64, steps=1500, learning_rate=5e-3, dropout=0.0, weight_decay=1e-4, net_weight=1.0),
+)
 
 
 def choose(request: Request, series: Series, device: str) -> Config:
@@ -35,46 +53,53 @@ def choose(request: Request, series: Series, device: str) -> Config:
     patch_length = min(context_length, choose_patch_length(seasons))
     reasons["patch_length"] = "one step of the LSTM per season" if seasons else "short patches where there is no season"
 
-    finite = series.values[np.isfinite(series.values)]
-    positive = bool((finite > 0).all())
-    reasons["transformation"] = (
-        "logarithm: every observation is positive" if positive else "none: some observations are zero or negative"
-    )
+    history_length = choose_history_length(seasons, context_length, typical, request.horizon)
+
+    share = positive_share(series)
+    transformation = "log" if share >= 0.5 else "none"
+    reasons["transformation"] = f"{share:.0%} of the series are positive throughout; windows that are not take no logarithm"
     windows = len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
+    amount = next(amount for amount in AMOUNTS if windows < amount.windows)
     batch_size = request.batch_size or int(min(64, max(16, 2 ** round(math.log2(max(windows, 1) / 4)))))
-    steps = request.max_steps or int(min(MOST_STEPS, max(FEWEST_STEPS, 20 * math.sqrt(windows))))
+    steps = request.max_steps or amount.steps
     reasons["steps"] = "as asked" if request.max_steps else f"by the {windows} windows there are to learn from"
     if request.max_epochs is not None:
         epoch = math.ceil(windows / batch_size)
         steps = min(steps, request.max_epochs * epoch) if request.max_steps else request.max_epochs * epoch
         reasons["steps"] = f"{request.max_epochs} epochs of {epoch} steps"
     reasons["batch_size"] = "as asked" if request.batch_size else "small batches learn most per second on one core"
-    reasons["hidden_size"] = "as asked" if request.hidden_size else "by the number of windows"
-    few = windows < FEW_WINDOWS
+    reasons["hidden_size"] = "as asked" if request.hidden_size else f"by the {windows} windows there are to learn from"
     return Config(
         horizon=request.horizon,
         quantile_levels=request.quantile_levels,
         season_lengths=seasons,
         context_length=context_length,
         patch_length=patch_length,
-        transformation="log" if positive else "none",
-        hidden_size=request.hidden_size or (32 if few else 64),
+        history_length=history_length,
+        transformation=transformation,
+        hidden_size=request.hidden_size or amount.hidden_size,
         num_layers=request.num_layers or 1,
-        dropout=request.dropout if request.dropout is not None else (0.3 if few else 0.0),
-        learning_rate=request.learning_rate or (1e-3 if few else 1e-2),
+        dropout=amount.dropout if request.dropout is None else request.dropout,
+        learning_rate=request.learning_rate or amount.learning_rate,
         batch_size=batch_size,
-        weight_decay=request.weight_decay if request.weight_decay is not None else (1e-4 if windows >= 100_000 else 0.05),
+        weight_decay=amount.weight_decay if request.weight_decay is None else request.weight_decay,
         l1=request.l1,
         gradient_clip=request.gradient_clip,
         steps=max(1, steps),
         nets=1,
-        noise=0.0,
+        net_weight=amount.net_weight,
         target_loss=request.target_loss,
         seed=request.seed,
         device=device,
         threads=request.threads,
         reasons=reasons,
     )
+
+
+def positive_share(series: Series) -> float:
+    """The share of series without a zero or negative observation."""
+    bad = np.concatenate([[0], np.cumsum(series.values <= 0)])  # [N + 1], NaN is not
+    return float(np.mean(bad[series.offsets[1:]] == bad[series.offsets[:-1]]))
 
 
 def least_context(season_lengths: tuple[int, ...], context_length: int) -> int:
@@ -91,6 +116,14 @@ def choose_context_length(season_lengths: tuple[int, ...], horizon: int, typical
     room = max(typical - horizon, shortest + 2, 4)
     fitting = min(wanted, room, MAX_CONTEXT_LENGTH)
     return fitting // shortest * shortest if fitting >= shortest else fitting
+
+
+def choose_history_length(season_lengths: tuple[int, ...], context_length: int, typical: int, horizon: int) -> int:
+    """What the classical forecasts are fitted on: a typical series, or four of its longest seasons, with room left to see
+    how they would have done a horizon ago."""
+    enough = max(128, 4 * max(season_lengths, default=1))
+    room = max(MAX_CONTEXT_LENGTH - horizon, 2 * MAX_CONTEXT_LENGTH // 3)
+    return max(context_length, min(typical, enough, room))
 
 
 def choose_patch_length(season_lengths: tuple[int, ...]) -> int:

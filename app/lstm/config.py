@@ -56,6 +56,7 @@ class Config:
     season_lengths: tuple[int, ...]
     context_length: int
     patch_length: int
+    history_length: int = 0
     transformation: str
     hidden_size: int
     num_layers: int
@@ -67,7 +68,8 @@ class Config:
     gradient_clip: float
     steps: int
     nets: int
-    noise: float
+    net_weight: float = 0.5
+    stretches: tuple[float, ...] = ()
     target_loss: float | None
     seed: int
     device: str

@@ -11,27 +11,26 @@ import safetensors.torch
 import torch
 
 from app.errors import ArtifactCorrupt, ContextTooShort, HorizonTooLong, QuantileOutOfRange
-from app.lstm.config import Config
-from app.lstm.inputs import Preparation, fit_length
-from app.lstm.network import Network
+from app.lstm.config import MAX_CONTEXT_LENGTH, Config
+from app.lstm.ensemble import Ensemble
+from app.lstm.first_format import FirstEnsemble
+from app.lstm.inputs import fit_length
 from app.lstm.windows import Floats, Ints
 
-FORMAT = 1
+FORMATS: "dict[int, type[Ensemble] | type[FirstEnsemble]]" = {1: FirstEnsemble, 2: Ensemble}
 SLICE = 1024
 """Rows predicted at once: bounds memory."""
 
 
 class Forecaster:
-    """An ensemble of networks and the config that made them; immutable."""
+    """What was learned and the config that made it; immutable."""
 
-    def __init__(self, resolved: Config, networks: list[Network], device: torch.device) -> None:
-        self._resolved = resolved
-        self._prepare = Preparation(resolved, device)
-        self._networks = [network.eval() for network in networks]
-        self.config: dict[str, Any] = resolved.to_dict()
-        self.horizon = resolved.horizon
-        self.quantile_levels = resolved.quantile_levels
-        self.context_length_max = resolved.context_length
+    def __init__(self, ensemble: "Ensemble | FirstEnsemble") -> None:
+        self._ensemble = ensemble
+        self.config: dict[str, Any] = ensemble.config.to_dict()
+        self.horizon = ensemble.config.horizon
+        self.quantile_levels = ensemble.config.quantile_levels
+        self.context_length_max = min(MAX_CONTEXT_LENGTH, ensemble.reach)
 
     def predict(self, contexts: Floats, quantile_levels: tuple[float, ...] | None = None, horizon: int | None = None) -> Floats:
         """Contexts [B, L], padded in front with NaN, NaN = missing, cutoff in the last column -> [B, H, Q], finite and
@@ -50,16 +49,9 @@ class Forecaster:
             raise ContextTooShort(
                 f"row {empty[0]} has no value among its last {self.context_length_max} observations", row=int(empty[0])
             )
-        slices = [self._predict(contexts[at : at + SLICE]) for at in range(0, len(contexts), SLICE)]
+        slices = [self._ensemble.predict(contexts[at : at + SLICE]) for at in range(0, len(contexts), SLICE)]
         quantiles = np.concatenate(slices)[:, :horizon] if slices else np.empty((0, horizon, len(self.quantile_levels)))
         return quantiles if mixing is None else interpolate(quantiles, *mixing)  # [B, H, Q']
-
-    def _predict(self, contexts: Floats) -> Floats:
-        inputs, scaling = self._prepare(contexts)
-        with torch.inference_mode():
-            each = torch.stack([network(inputs) for network in self._networks])  # [nets, B, H, Q]
-        scaled = each.double().mean(0).cpu().numpy()  # [B, H, Q], a mean of ordered quantiles is ordered
-        return scaling.undo(scaled.reshape(len(contexts), -1)).reshape(scaled.shape)
 
     def _interpolation(self, asked: tuple[float, ...]) -> tuple[Ints, Floats]:
         """For each level asked: the place below among the learned ones, and the share of the one above; both [Q']."""
@@ -81,36 +73,25 @@ class Forecaster:
 
     def to_bytes(self) -> bytes:
         """safetensors; one metadata entry, so that the same model is always the same bytes."""
-        tensors = {
-            f"nets.{number}.{name}": value.detach().cpu().contiguous()
-            for number, network in enumerate(self._networks)
-            for name, value in network.state_dict().items()
-        }
-        metadata = {"engram": json.dumps({"format": FORMAT, "config": self.config}, sort_keys=True)}
-        return safetensors.torch.save(tensors, metadata=metadata)
+        saved = {"format": self._ensemble.format, "config": self.config}
+        return safetensors.torch.save(self._ensemble.to_tensors(), metadata={"engram": json.dumps(saved, sort_keys=True)})
 
     @classmethod
     def from_bytes(cls, data: bytes, device: str = "cpu") -> "Forecaster":
-        """The inverse of `to_bytes`; raises ArtifactCorrupt."""
+        """The inverse of `to_bytes`, older formats included; raises ArtifactCorrupt."""
         try:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             saved = json.loads(header["__metadata__"]["engram"])
-            if saved["format"] > FORMAT:
-                raise ArtifactCorrupt(f"artifact format {saved['format']} is newer than {FORMAT}, the newest known here")
-            config = Config.from_dict(saved["config"])
+            if saved["format"] not in FORMATS:
+                raise ArtifactCorrupt(f"artifact format {saved['format']} is not one of {sorted(FORMATS)}, the ones known here")
             tensors = safetensors.torch.load(data)
-            prepare = Preparation(config, torch.device("cpu"))
-            networks = []
-            for number in range(config.nets):
-                network = Network(config, prepare.feature_count, len(prepare.base_names))
-                prefix = f"nets.{number}."
-                network.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-                networks.append(network.to(device))
+            config = Config.from_dict(saved["config"])
+            ensemble = FORMATS[saved["format"]].from_tensors(config, tensors, torch.device(device))
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, safetensors.SafetensorError) as error:
             raise ArtifactCorrupt(f"the artifact cannot be read: {error}") from error
         if not all(math.isfinite(float(tensor.sum())) for tensor in tensors.values()):
             raise ArtifactCorrupt("the artifact holds weights that are not finite")
-        return cls(config, networks, torch.device(device))
+        return cls(ensemble)
 
 
 def interpolate(quantiles: Floats, below: Ints, share: Floats) -> Floats:

@@ -1,15 +1,21 @@
 """From raw contexts to what the network eats. The same for training and for serving, so that both see the same."""
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from app.lstm.bases import base_maps
+from app.lstm.bases import FixedBases
 from app.lstm.config import Config
+from app.lstm.fitted import FittedBases
+from app.lstm.prior import Prior, describe_windows, regroup_gaps, slot_numbers
 from app.lstm.scaling import Scaling, fill, fit_scaling
 from app.lstm.windows import Floats
+
+LEAST_UNIT = 0.02
+"""Of the window's spread: noise is never taken to be less."""
 
 
 @dataclass(frozen=True)
@@ -20,48 +26,110 @@ class Inputs:
     mask: Tensor  # [B, L], 1 where observed
     features: Tensor  # [B, F]
     bases: Tensor  # [B, H, K]
+    logits: Tensor  # [B, H, K], the prior's gate over the bases
+    shift: Tensor  # [B, H], the prior's correction of the median
+    gaps: Tensor  # [B, H, Q - 1], the prior's distances between neighbouring quantiles
+    unit: Tensor  # [B, 1], the noise of one step
 
     def __getitem__(self, rows: "Tensor | slice") -> "Inputs":
-        return Inputs(self.window[rows], self.mask[rows], self.features[rows], self.bases[rows])
+        return Inputs(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
 class Preparation:
-    """Scales contexts and lays the bases beside them."""
+    """Scales contexts, lays the bases beside them and asks the prior what to make of these."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(self, config: Config, prior: Prior, device: torch.device) -> None:
         self.config = config
         self.device = device
-        maps = base_maps(config.context_length, config.horizon, config.season_lengths)
-        self.base_names = tuple(maps)
-        stacked = np.stack(list(maps.values()), -1).reshape(config.context_length, -1)  # [L, H * K]
-        self._maps = torch.tensor(stacked, dtype=torch.float32, device=device)
+        self.prior = copy.deepcopy(prior).to(device)
+        R, H = config.history_length, config.horizon
+        self._fixed = FixedBases(R, H, config.season_lengths, device)
+        self._fitted = FittedBases(R, H, config.season_lengths, device)
+        self.base_names = (*self._fixed.names, *self._fitted.names)
+        self._slots = slot_numbers(self.base_names).to(device)
+        self._past = max(1, min(H, R // 2))
+
+    @property
+    def base_count(self) -> int:
+        return len(self.base_names)
 
     @property
     def feature_count(self) -> int:
-        return 4 + len(self.base_names)
+        return 10 + 2 * self.base_count
+
+    @property
+    def reach(self) -> int:
+        """How many observations before a cutoff are looked at."""
+        return self.config.history_length + self._past
 
     def __call__(self, contexts: Floats) -> tuple[Inputs, Scaling]:
         """Contexts [B, any length], NaN = missing, the cutoff in the last column."""
-        contexts = fit_length(contexts, self.config.context_length)  # [B, L]
-        season = max(self.config.season_lengths, default=1)
-        season = season if season <= self.config.context_length else self.config.season_length
-        scaling = fit_scaling(contexts, season, self.config.transformation)
-        scaled = scaling.apply(contexts)  # [B, L]
-        seen = np.isfinite(scaled)  # [B, L]
-        window = self.to_tensor(fill(scaled, self.config.season_length))  # [B, L]
-        bases = (window @ self._maps).view(len(window), self.config.horizon, -1)  # [B, H, K]
-        steps = window.diff(dim=1).abs().mean(1, keepdim=True) if window.shape[1] > 1 else window.abs()  # [B, 1]
-        features = torch.cat(
+        facts, inputs, scaling = self.describe(contexts)
+        with torch.no_grad():
+            logits, shift, gaps = self.prior(facts, self._slots)
+            gaps = regroup_gaps(gaps, self.config.quantile_levels) * inputs.unit.unsqueeze(-1)
+        return (
+            Inputs(inputs.window, inputs.mask, inputs.features, inputs.bases, logits, shift * inputs.unit, gaps, inputs.unit),
+            scaling,
+        )
+
+    def describe(self, contexts: Floats) -> tuple[Tensor, Inputs, Scaling]:
+        """The facts [B, H, F] that the prior decides by, and the inputs but for its answer."""
+        config, L, R = self.config, self.config.context_length, self.config.history_length
+        history = fit_length(contexts, self.reach)  # [B, R + past]
+        season = max((m for m in config.season_lengths if m <= L), default=1)
+        scaling = fit_scaling(history, L, season, config.transformation)
+        scaled = scaling.apply(history)  # [B, R + past]
+        seen = self.to_tensor(np.isfinite(scaled))  # [B, R + past]
+        filled = self.to_tensor(fill(scaled, config.season_length))  # [B, R + past]
+        bases, fit_errors = self._forecast(filled[:, -R:], seen[:, -R:])  # [B, H, K], [B, K]
+        past_errors = self._look_back(filled, seen)  # [B, K]
+        unit = fit_errors.nan_to_num(torch.inf).min(1, keepdim=True).values.clamp(LEAST_UNIT, 3.0)  # [B, 1]
+        general = self._measure(filled[:, -R:], seen[:, -R:], unit, scaling)  # [B, WINDOW_FACTS]
+        facts = describe_windows(bases, past_errors, fit_errors, general, unit, self._slots, config.season_length)
+        features = torch.cat([general, bases.mean(1), (past_errors / unit + 0.05).log().nan_to_num(0.0)], 1)  # [B, F]
+        nothing = torch.empty(len(bases), 0, device=self.device)
+        return facts, Inputs(filled[:, -L:], seen[:, -L:], features, bases, nothing, nothing, nothing, unit), scaling
+
+    def _forecast(self, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """All bases [B, H, K] and their one-step errors [B, K], NaN for those that are not fitted."""
+        fixed = self._fixed(history)  # [B, H, K fixed]
+        fitted, errors = self._fitted(history, mask)  # [B, H, K fitted], [B, K fitted]
+        unknown = torch.full((len(history), fixed.shape[-1]), torch.nan, device=self.device)  # [B, K fixed]
+        return torch.cat([fixed, fitted], -1), torch.cat([unknown, errors], -1)
+
+    def _look_back(self, filled: Tensor, seen: Tensor) -> Tensor:
+        """Mean absolute error of each base as of `past` steps before the cutoff, [B, K]; NaN where too little was seen."""
+        past = self._past
+        bases, _ = self._forecast(filled[:, :-past], seen[:, :-past])  # [B, H, K]
+        happened, observed = filled[:, -past:], seen[:, -past:]  # [B, past], [B, past]
+        errors = (bases[:, :past] - happened.unsqueeze(-1)).abs() * observed.unsqueeze(-1)  # [B, past, K]
+        means = errors.sum(1) / observed.sum(1, keepdim=True)  # [B, K], NaN where nothing was observed
+        known = seen[:, :-past].sum(1, keepdim=True) >= 3  # [B, 1]
+        return torch.where(known, means, torch.nan)
+
+    def _measure(self, history: Tensor, mask: Tensor, unit: Tensor, scaling: Scaling) -> Tensor:
+        """Facts about the window as a whole, [B, WINDOW_FACTS]."""
+        m, count = self.config.season_length, mask.sum(1, keepdim=True)  # [B, 1]
+        steps = history.diff(dim=1) if history.shape[1] > 1 else history  # [B, R - 1]
+        roughness = steps.abs().mean(1, keepdim=True)  # [B, 1]
+        turning = (steps[:, 1:] * steps[:, :-1]).mean(1, keepdim=True) / ((steps**2).mean(1, keepdim=True) + 1e-6)  # [B, 1]
+        recent = history[:, -max(m, 4) :].mean(1, keepdim=True) - history[:, : -max(m, 4)].mean(1, keepdim=True)  # [B, 1]
+        return torch.cat(
             [
-                self.to_tensor(np.log(scaling.scale)),
-                self.to_tensor(seen.mean(1, keepdims=True)),
+                count.log1p() / 3,
+                (count / m).clamp(max=10) / 5,
+                torch.full_like(count, float(np.log(m)) / 3),
+                torch.full_like(count, float(len(self.config.season_lengths) > 1)),
+                unit.log(),
+                (roughness / unit + 0.05).log(),
+                turning.nan_to_num(0.0),
+                torch.asinh(recent.nan_to_num(0.0) / unit),
                 self.to_tensor(scaling.log.astype(np.float64)),
-                (steps + 0.01).log(),
-                bases.mean(1),
+                self.to_tensor(np.log(scaling.scale)) / 3,
             ],
             1,
-        )  # [B, F]
-        return Inputs(window, self.to_tensor(seen), features, bases), scaling
+        )
 
     def to_tensor(self, array: "Floats | np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)

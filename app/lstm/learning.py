@@ -10,15 +10,20 @@ import torch
 from app.errors import NothingToLearn
 from app.lstm.choices import choose, least_context
 from app.lstm.config import Config, Request, check
+from app.lstm.decision import Decision, Trial, decide
 from app.lstm.device import choose_device
-from app.lstm.evaluation import BacktestForecasts, Predict, empty_metrics, evaluate, plan_backtest
+from app.lstm.ensemble import Ensemble
+from app.lstm.evaluation import Backtest, BacktestForecasts, Predict, empty_metrics, evaluate, plan_backtest
 from app.lstm.forecaster import Forecaster
 from app.lstm.inputs import Preparation
+from app.lstm.prior import load_prior
 from app.lstm.trainer import StepReport, train_network
-from app.lstm.windows import Series, TrainingWindows
+from app.lstm.windows import Series, TrainingWindows, gather_contexts, gather_targets
 
 REPORTS = 100
 TIMED_STEPS, UNTIMED_STEPS = 25, 5
+ENOUGH_WINDOWS, MOST_INNER_CUTOFFS = 100, 4
+MOST_TRIED = 2048
 
 
 @dataclass(frozen=True)
@@ -67,34 +72,67 @@ def learn(
     kept = series.take(usable)
     config = choose(request, kept, device.type)
     backtest = plan_backtest(kept, request.horizon, request.n_windows, request.step_size)
-    rehearsal = config if backtest is None else choose(request, backtest.training, device.type)
+    inner = None if backtest is None else plan_inner(backtest.training, request.horizon)
+    rounds = 1 + (backtest is not None) + (inner is not None)
     if request.max_seconds is not None:
-        config = fit_budget(kept, config, request, device, clock, rounds=1 if backtest is None else 2)
-        rehearsal = replace(rehearsal, steps=config.steps)
+        config = fit_budget(kept, config, request, device, clock, rounds)
     warnings = describe(series, kept, config)
 
-    report = Reporter(on_progress, 0 if backtest is None else rehearsal.steps * rehearsal.nets, config.steps * config.nets)
-    metrics, kept_forecasts = empty_metrics(), None
+    report = Reporter(on_progress, (rounds - 1) * config.steps * config.nets, config.steps * config.nets)
+    metrics, kept_forecasts, trial = empty_metrics(), None, None
+    if inner is not None:
+        resolved = replace(choose(request, inner.training, device.type), steps=config.steps, nets=config.nets)
+        trial = try_out(fit(inner.training, resolved, device, report.begin("backtest")), inner)
     if backtest is None:
         warnings.append(f"No series is long enough to hold out a horizon of {request.horizon}: there was no backtest.")
     else:
-        forecaster = fit(backtest.training, rehearsal, device, report.begin("backtest"))
-        rival, complaint = judge(champion, rehearsal)
+        resolved = replace(choose(request, backtest.training, device.type), steps=config.steps, nets=config.nets)
+        ensemble = fit(backtest.training, resolved, device, report.begin("backtest"))
+        forecaster = settle(ensemble, decide(trial, request.quantile_levels, resolved.net_weight))
+        rival, complaint = judge(champion, resolved)
         warnings += complaint
-        metrics, forecasts = evaluate(backtest, rehearsal, forecaster.predict, rival)
+        metrics, forecasts = evaluate(backtest, resolved, forecaster.predict, rival)
         kept_forecasts = replace(forecasts, series=usable[forecasts.series])
         if metrics["skill"] is not None and metrics["skill"] <= 0:
             warnings.append("The model is not better than seasonal naive in the backtest.")
-    forecaster = fit(kept, config, device, report.begin("fit"))
-    return Learned(forecaster.to_bytes(), config.to_dict(), metrics, kept_forecasts, warnings)
+        held_out = try_out(ensemble, backtest)
+        trial = held_out if trial is None else trial + held_out
+    decision = decide(trial, request.quantile_levels, config.net_weight)
+    if not decision.calibrated:
+        warnings.append("Too few held-out windows to calibrate the quantiles on: their widths are mostly the prior's.")
+    forecaster = settle(fit(kept, config, device, report.begin("fit")), decision)
+    return Learned(forecaster.to_bytes(), forecaster.config, metrics, kept_forecasts, warnings)
 
 
-def fit(series: Series, config: Config, device: torch.device, on_step: Callable[[StepReport], None]) -> Forecaster:
+def plan_inner(series: Series, horizon: int) -> Backtest | None:
+    """Windows at the end of what a backtest may learn from, to decide on: more cutoffs where series are few."""
+    n_windows = int(np.clip(np.ceil(ENOUGH_WINDOWS / max(len(series), 1)), 1, MOST_INNER_CUTOFFS))
+    return plan_backtest(series, horizon, n_windows, max(1, horizon // 2))
+
+
+def try_out(ensemble: Ensemble, backtest: Backtest) -> Trial:
+    """What nets and prior say at the backtest's cutoffs, for deciding."""
+    cutoffs = backtest.cutoffs
+    if len(cutoffs) > MOST_TRIED:
+        cutoffs = cutoffs[np.linspace(0, len(cutoffs) - 1, MOST_TRIED).astype(np.int64)]
+    contexts = gather_contexts(backtest.series, cutoffs, ensemble.reach)  # [W, R]
+    return ensemble.try_out(contexts, gather_targets(backtest.series, cutoffs, ensemble.config.horizon))
+
+
+def fit(series: Series, config: Config, device: torch.device, on_step: Callable[[StepReport], None]) -> Ensemble:
     """Every net of the ensemble, one after the other, on all of `series`."""
     windows = TrainingWindows(series, config.horizon, least_context(config.season_lengths, config.context_length))
-    prepare = Preparation(config, device)
+    prior = load_prior()
+    prepare = Preparation(config, prior, device)
     networks = [train_network(windows, prepare, config, number, on_step) for number in range(config.nets)]
-    return Forecaster(config, networks, device)
+    return Ensemble(config, prior, networks, device)
+
+
+def settle(ensemble: Ensemble, decision: Decision) -> Forecaster:
+    """The nets with what was decided about them."""
+    reasons = {**ensemble.config.reasons, "net_weight": decision.reason}
+    config = replace(ensemble.config, net_weight=decision.weight, stretches=decision.stretches, reasons=reasons)
+    return Forecaster(Ensemble(config, ensemble.prior, ensemble.networks, ensemble.device))
 
 
 def fit_budget(
@@ -109,7 +147,7 @@ def fit_budget(
     steps = max(1, int((request.max_seconds or 0.0) / seconds_per_step / rounds / config.nets))
     if request.max_steps is not None or request.max_epochs is not None:
         steps = min(steps, config.steps)
-    reason = f"{request.max_seconds} s, backtest and fit together, at the speed of the first steps"
+    reason = f"{request.max_seconds} s, {rounds} fits together, at the speed of the first steps"
     return replace(config, steps=steps, reasons={**config.reasons, "steps": reason})
 
 
@@ -152,8 +190,11 @@ class Reporter:
     def begin(self, phase: str) -> Callable[[StepReport], None]:
         """The listener of one fit. One that stops early leaves a gap."""
 
+        before = self._before[phase]
+
         def on_step(report: StepReport) -> None:
-            step = self._before[phase] + report.step
+            step = before + report.step
+            self._before["backtest"] = step  # where a second fit of this phase goes on
             if step % self._every == 0 or step == self._steps:
                 self._on_progress(
                     Progress(

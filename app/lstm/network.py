@@ -1,4 +1,4 @@
-"""The network: an LSTM over patches of the window, which weighs classical forecasts and says how sure it is."""
+"""The network: an LSTM over patches of the window, which corrects what the prior makes of the classical forecasts."""
 
 import torch
 from torch import Tensor, nn
@@ -6,14 +6,15 @@ from torch import Tensor, nn
 from app.lstm.config import Config
 from app.lstm.inputs import Inputs
 
-FIRST_GAP = 0.3
-"""Between neighbouring quantiles before anything is learned, in units of the window's spread."""
+WIDEST = 3.0
+"""The logarithm of how much a gap between quantiles may be stretched or shrunk."""
 
 
 class Network(nn.Module):
-    """Patches -> LSTM -> head -> a softmax gate over the bases for each step ahead, plus residual and spread.
+    """Patches -> LSTM -> head -> corrections of the gate over the bases, of the median and of the gaps between quantiles.
 
     One step of the LSTM is one patch (a season where there is one): a hundred times fewer steps than observations.
+    The last layer begins at zero: before anything is learned, the answer is the prior's.
     """
 
     def __init__(self, config: Config, feature_count: int, base_count: int) -> None:
@@ -38,18 +39,9 @@ class Network(nn.Module):
             nn.GELU(),
             nn.Dropout(config.dropout),
         )
-        self.out = nn.Linear(2 * hidden, H * (K + Q))
-        with torch.no_grad():
-            self.out.weight.mul_(0.1)
-            self.out.bias.zero_()
-            first = torch.full((H, Q), float(torch.tensor(FIRST_GAP).expm1().log()))  # [H, Q], softplus of it is the gap
-            first[:, self.middle] = 0.0
-            self.out.bias[H * K :] = first.reshape(-1)
-
-    def start_from(self, errors: Tensor) -> None:
-        """Begin as the average of the bases that weighs each by its inverse squared error [H, K]; they are positive."""
-        with torch.no_grad():
-            self.out.bias[: errors.numel()] = (-2 * errors.log()).reshape(-1)
+        self.out = nn.Linear(2 * hidden, H * (K + Q + 1))
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """-> quantiles [B, H, Q] in the window's units, ordered along Q by construction."""
@@ -60,12 +52,25 @@ class Network(nn.Module):
         mask = nn.functional.pad(inputs.mask, (lead, 0)).view(B, -1, self.patch)  # [B, P, patch]
         states, _ = self.lstm(torch.cat([window, mask], -1))  # [B, P, hidden]
         head = self.head(torch.cat([states[:, -1], inputs.window, inputs.features], -1))  # [B, 2 * hidden]
-        logits, spread = self.out(head).split([H * K, H * Q], -1)
-        gate = logits.view(B, H, K).softmax(-1)  # [B, H, K]
-        spread = spread.view(B, H, Q)  # [B, H, Q]
-        median = (gate * inputs.bases).sum(-1) + spread[..., self.middle]  # [B, H]
-        below, above = spread[..., : self.middle], spread[..., self.middle + 1 :]
-        gaps_below = nn.functional.softplus(below).flip(-1).cumsum(-1).flip(-1)  # [B, H, Q below]
-        gaps_above = nn.functional.softplus(above).cumsum(-1)  # [B, H, Q above]
-        middle = median.unsqueeze(-1)  # [B, H, 1]
-        return torch.cat([middle - gaps_below, middle, middle + gaps_above], -1)  # [B, H, Q]
+        out = self.out(head)  # [B, H * (K + Q + 1)]
+        logits, rest, trust = torch.split(out, [H * K, H * Q, H], -1)
+        rest = rest.view(B, H, Q)  # [B, H, Q]
+        trust = 1 + trust  # [B, H], in the prior
+        gate = (inputs.logits * trust.unsqueeze(-1) + logits.view(B, H, K)).softmax(-1)  # [B, H, K]
+        median = (gate * inputs.bases).sum(-1) + inputs.shift * trust + rest[..., 0]  # [B, H]
+        gaps = inputs.gaps * (WIDEST * torch.tanh(rest[..., 1:] / WIDEST)).exp()  # [B, H, Q - 1]
+        return spread_quantiles(median, gaps, self.middle)
+
+
+def answer_of_prior(inputs: Inputs, middle: int) -> Tensor:
+    """The prior's own quantiles [B, H, Q], ordered along Q."""
+    median = (inputs.logits.softmax(-1) * inputs.bases).sum(-1) + inputs.shift  # [B, H]
+    return spread_quantiles(median, inputs.gaps, middle)
+
+
+def spread_quantiles(median: Tensor, gaps: Tensor, middle: int) -> Tensor:
+    """median [B, H] and the positive gaps on both sides of it [B, H, Q - 1] -> quantiles [B, H, Q]."""
+    below = gaps[..., :middle].flip(-1).cumsum(-1).flip(-1)  # [B, H, Q below]
+    above = gaps[..., middle:].cumsum(-1)  # [B, H, Q above]
+    centre = median.unsqueeze(-1)  # [B, H, 1]
+    return torch.cat([centre - below, centre, centre + above], -1)

@@ -43,11 +43,12 @@ class Scaling:
 
 
 @np.errstate(over="ignore")
-def fit_scaling(contexts: Floats, season_length: int, transformation: str) -> Scaling:
-    """From contexts [B, L], NaN = missing: the level and loc of the last season, the spread of the whole window.
+def fit_scaling(history: Floats, length: int, season_length: int, transformation: str) -> Scaling:
+    """From histories [B, R], NaN = missing: the level and loc of the last season, the spread of the last `length`.
 
     A row without observations gets a level of 1. A constant row gets the least spread.
     """
+    contexts = history[:, -length:]  # [B, L]
     seen = np.isfinite(contexts)  # [B, L]
     values = np.where(seen, contexts, 0.0)  # [B, L]
     recent = seen.copy()  # [B, L]
@@ -57,10 +58,7 @@ def fit_scaling(contexts: Floats, season_length: int, transformation: str) -> Sc
     largest = np.where(largest > 0, largest, 1.0)
     level = largest * mean(np.abs(values) / largest, recent)  # [B, 1]
     level = np.where(level > largest * 1e-12, level, largest)
-    if transformation == "log":
-        log = np.asarray(np.where(seen, contexts > 0, True).all(1, keepdims=True))  # [B, 1]
-    else:
-        log = np.zeros_like(level, dtype=bool)  # [B, 1]
+    log = np.asarray(~(history <= 0).any(1, keepdims=True)) & (transformation == "log")  # [B, 1]
     units = values / level  # [B, L]
     units = np.where(log, np.log(np.where(seen & log, np.maximum(units, SMALLEST), 1.0)), units)
     loc = mean(units, recent)  # [B, 1]
@@ -83,14 +81,23 @@ def fill(scaled: Floats, season_length: int) -> Floats:
     A missing value takes that of the same phase one season before, else the next one after, else its neighbour's;
     an empty row is 0.
     """
+    holed = ~np.isfinite(scaled).all(1)  # [B]
+    if not holed.any():
+        return scaled
+    filled = scaled.copy()
+    filled[holed] = np.nan_to_num(carry(carry_seasons(scaled[holed], season_length)))
+    return filled
+
+
+def carry_seasons(scaled: Floats, m: int) -> Floats:
+    """[B, L]: a missing value takes that of its phase in another season of m steps, where there is one."""
     B, L = scaled.shape
-    m = season_length
-    if 1 < m <= L:
-        lead = -L % m
-        padded = np.concatenate([np.full((B, lead), np.nan), scaled], 1)  # [B, lead + L]
-        phases = padded.reshape(B, -1, m).swapaxes(1, 2)  # [B, m, seasons]
-        scaled = carry(phases).swapaxes(1, 2).reshape(B, -1)[:, lead:]  # [B, L]
-    return np.nan_to_num(carry(scaled))
+    if not 1 < m <= L:
+        return scaled
+    lead = -L % m
+    padded = np.concatenate([np.full((B, lead), np.nan), scaled], 1)  # [B, lead + L]
+    phases = padded.reshape(B, -1, m).swapaxes(1, 2)  # [B, m, seasons]
+    return carry(phases).swapaxes(1, 2).reshape(B, -1)[:, lead:]  # [B, L]
 
 
 def carry(values: Floats) -> Floats:

@@ -15,8 +15,10 @@ from app.lstm.losses import pinball
 from app.lstm.network import Network
 from app.lstm.windows import TrainingWindows, gather_contexts, gather_targets
 
-BLOCK = 4096
+BLOCK = 2048
 """Windows prepared at once: bounds memory, and makes the preparation cost nothing beside the learning."""
+PASSES = 4
+"""Over a block before the next is drawn: preparing a window costs as much as learning from it a few times."""
 WARM_UP = 0.1
 AVERAGING = 0.995
 FURTHEST_TARGET = 20.0
@@ -46,16 +48,13 @@ def _train_network(
     windows: TrainingWindows, prepare: Preparation, config: Config, number: int, on_step: Callable[[StepReport], None]
 ) -> Network:
     rng = np.random.default_rng([config.seed, number])
-    network = Network(config, prepare.feature_count, len(prepare.base_names)).to(prepare.device)
+    network = Network(config, prepare.feature_count, prepare.base_count).to(prepare.device)
     levels = torch.tensor(config.quantile_levels, device=prepare.device)  # [Q]
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     averaged = {name: value.detach().clone() for name, value in network.named_parameters()}
     smooth = math.inf
     network.train()
     for step, (inputs, target, observed) in enumerate(draw_batches(windows, prepare, config, rng), start=1):
-        if step == 1:
-            errors = (inputs.bases - target.unsqueeze(-1)).abs() * observed.unsqueeze(-1)  # [B, H, K]
-            network.start_from(errors.sum(0) / observed.sum(0).clamp(min=1).unsqueeze(-1) + 0.02)
         rate = config.learning_rate * schedule(step, config.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -99,9 +98,10 @@ def draw_batches(
             numbers = np.arange(len(windows)) if small else rng.integers(len(windows), size=BLOCK)
             block = draw_block(windows, prepare, numbers)
         inputs, target, observed = block
-        order = torch.from_numpy(rng.permutation(len(target))).to(prepare.device)
-        for rows in torch.split(order, config.batch_size):
-            yield inputs[rows], target[rows], observed[rows]
+        for _ in range(PASSES):
+            order = torch.from_numpy(rng.permutation(len(target))).to(prepare.device)
+            for rows in torch.split(order, config.batch_size):
+                yield inputs[rows], target[rows], observed[rows]
 
 
 def draw_block(
@@ -109,7 +109,7 @@ def draw_block(
 ) -> tuple[Inputs, Tensor, Tensor]:
     """The windows of these numbers, ready: inputs, target [B, H] in the window's units, observed [B, H] of 0 and 1."""
     cutoffs = windows.cutoffs(numbers)
-    contexts = gather_contexts(windows.series, cutoffs, prepare.config.context_length)  # [B, L]
+    contexts = gather_contexts(windows.series, cutoffs, prepare.reach)  # [B, R]
     inputs, scaling = prepare(contexts)
     targets = scaling.apply(gather_targets(windows.series, cutoffs, prepare.config.horizon))  # [B, H]
     usable = np.isfinite(targets) & np.isfinite(contexts).any(1, keepdims=True)  # [B, H]

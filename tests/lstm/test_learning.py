@@ -80,8 +80,8 @@ def test_the_backtest_chooses_from_what_it_may_see(monthly, short_request):
 def test_a_budget_in_seconds_becomes_steps_and_replays(monthly):
     ticks = itertools.count()
     learned, _ = run(monthly, Request(horizon=6, max_seconds=100, seed=3), clock=lambda: float(next(ticks)))
-    assert learned.config["steps"] == 50  # a second a step, backtest and fit
-    replayed, _ = run(monthly, Request(horizon=6, max_steps=50, seed=3))
+    assert learned.config["steps"] == 33  # a second a step, three fits
+    replayed, _ = run(monthly, Request(horizon=6, max_steps=33, seed=3))
     strip = Forecaster.from_bytes(replayed.artifact).predict(monthly[0][None])
     np.testing.assert_array_equal(Forecaster.from_bytes(learned.artifact).predict(monthly[0][None]), strip)
 

@@ -4,15 +4,16 @@ import torch
 from app.lstm.choices import choose
 from app.lstm.config import Request
 from app.lstm.inputs import Preparation
-from app.lstm.network import Network
+from app.lstm.network import Network, answer_of_prior
+from app.lstm.prior import load_prior
 from app.lstm.windows import Series
 
 
 def build(series: Series, **asked):
     config = choose(Request(horizon=6, candidate_season_lengths=(12,), **asked), series, "cpu")
-    prepare = Preparation(config, torch.device("cpu"))
+    prepare = Preparation(config, load_prior(), torch.device("cpu"))
     torch.manual_seed(0)
-    return prepare, Network(config, prepare.feature_count, len(prepare.base_names)).eval()
+    return prepare, Network(config, prepare.feature_count, prepare.base_count).eval()
 
 
 def test_quantiles_are_ordered_whatever_the_weights(monthly):
@@ -24,15 +25,10 @@ def test_quantiles_are_ordered_whatever_the_weights(monthly):
     assert (network(inputs).diff(dim=-1) >= 0).all()
 
 
-def test_starts_near_the_weighted_average_of_the_bases(monthly, seasonal):
+def test_starts_as_the_prior(monthly, seasonal):
     prepare, network = build(monthly)
-    errors = torch.full((6, len(prepare.base_names)), 1.0)
-    errors[:, 3] = 1e-4
-    network.start_from(errors)
-    with torch.no_grad():
-        network.out.weight.zero_()
-    inputs, _ = prepare(seasonal(48)[None])
-    torch.testing.assert_close(network(inputs)[..., 3], inputs.bases[..., 3], atol=1e-3, rtol=1e-3)
+    inputs, _ = prepare(np.stack([seasonal(48), seasonal(48, noise=20.0)]))
+    torch.testing.assert_close(network(inputs), answer_of_prior(inputs, 3))
 
 
 def test_context_need_not_be_whole_patches(monthly, seasonal):

@@ -1,0 +1,88 @@
+"""The nets, the prior they started from, and what was decided about both: from contexts to quantiles."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from app.lstm.config import Config
+from app.lstm.decision import Trial, stretch_gaps
+from app.lstm.inputs import Preparation
+from app.lstm.network import Network, answer_of_prior
+from app.lstm.prior import Prior
+from app.lstm.scaling import Scaling
+from app.lstm.windows import Floats
+
+
+class Ensemble:
+    """Immutable; `format` is that of the artifact it is saved in."""
+
+    format = 2
+
+    def __init__(self, config: Config, prior: Prior, networks: list[Network], device: torch.device) -> None:
+        self.config = config
+        self.prior = prior
+        self.networks = [network.eval() for network in networks]
+        self.device = device
+        self._prepare = Preparation(config, prior, device)
+        self._middle = config.quantile_levels.index(0.5)
+
+    @property
+    def reach(self) -> int:
+        """How many observations before a cutoff are looked at."""
+        return self._prepare.reach
+
+    def predict(self, contexts: Floats) -> Floats:
+        """Contexts [B, L] -> quantiles [B, H, Q], finite and ordered along Q."""
+        net, prior, scaling, _ = self._ask(contexts)
+        weight = self.config.net_weight
+        scaled = weight * net + (1 - weight) * prior  # [B, H, Q], a mean of ordered quantiles is ordered
+        if self.config.stretches:
+            scaled = stretch_gaps(scaled, self.config.stretches, self._middle)
+        return scaling.undo(scaled.reshape(len(contexts), -1)).reshape(scaled.shape)
+
+    def try_out(self, contexts: Floats, actual: Floats) -> Trial:
+        """Forecasts of held-out windows, contexts [B, L] and actual [B, H], for a decision yet to be taken."""
+        net, prior, scaling, unit = self._ask(contexts)
+        return Trial(net / unit[:, :, None], prior / unit[:, :, None], scaling.apply(actual) / unit)
+
+    def _ask(self, contexts: Floats) -> tuple[Floats, Floats, Scaling, Floats]:
+        """What the nets and the prior say in the windows' units, both [B, H, Q]; what undoes these; the noise [B, 1]."""
+        inputs, scaling = self._prepare(contexts)
+        with torch.inference_mode():
+            each = torch.stack([network(inputs) for network in self.networks])  # [nets, B, H, Q]
+            prior = answer_of_prior(inputs, self._middle)  # [B, H, Q]
+        return to_numpy(each.double().mean(0)), to_numpy(prior.double()), scaling, to_numpy(inputs.unit.double())
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Everything that was learned, by name; on the CPU."""
+        parts = {f"nets.{number}": network for number, network in enumerate(self.networks)} | {"prior": self.prior}
+        return {
+            f"{part}.{name}": value.detach().cpu().contiguous()
+            for part, module in parts.items()
+            for name, value in module.state_dict().items()
+        }
+
+    @classmethod
+    def from_tensors(cls, config: Config, tensors: Mapping[str, Tensor], device: torch.device) -> "Ensemble":
+        """The inverse; raises RuntimeError where names or shapes do not fit."""
+        prior = Prior().requires_grad_(False)
+        prior.load_state_dict(select(tensors, "prior."))
+        prepare = Preparation(config, prior, torch.device("cpu"))
+        networks = []
+        for number in range(config.nets):
+            network = Network(config, prepare.feature_count, prepare.base_count)
+            network.load_state_dict(select(tensors, f"nets.{number}."))
+            networks.append(network.to(device))
+        return cls(config, prior, networks, device)
+
+
+def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose name begins so, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def to_numpy(tensor: Tensor) -> Floats:
+    array: Floats = np.asarray(tensor.cpu().numpy())
+    return array

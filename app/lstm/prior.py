@@ -1,0 +1,106 @@
+"""What synthetic series taught once and for all: how much to trust each classical forecast, and how far it may be off.
+
+A small network over descriptions of a window that do not depend on season, horizon or length, so that the same weights
+serve every request. Every training starts from its answer. `benchmarks/train_prior.py` makes the weights.
+"""
+
+from functools import cache
+from importlib import resources
+from statistics import NormalDist
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from app.lstm.bases import PLAIN, SEASONAL
+from app.lstm.fitted import FITTED
+
+SLOTS = (*PLAIN, *(f"{kind}.{rank}" for rank in (0, 1) for kind in (*SEASONAL, *FITTED)))
+LEVELS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
+HIDDEN = 128
+WINDOW_FACTS = 10
+STEP_FACTS = 3
+WEIGHTS = "prior.safetensors"
+
+
+class Prior(nn.Module):
+    """Facts about a window and a step ahead -> gate over the slots, shift of the median, gaps between quantiles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = LEVELS.index(0.5)
+        self.layers = nn.Sequential(
+            nn.Linear(WINDOW_FACTS + STEP_FACTS + 4 * len(SLOTS), HIDDEN),
+            nn.GELU(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.GELU(),
+            nn.Linear(HIDDEN, len(SLOTS) + len(LEVELS)),
+        )
+        with torch.no_grad():
+            self.layers[-1].weight.mul_(0.1)  # type: ignore[operator]
+            self.layers[-1].bias.zero_()  # type: ignore[operator]
+
+    def forward(self, facts: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """facts [B, H, F], slots [K] of those that exist -> logits [B, H, K], shift [B, H], gaps [B, H, Q - 1] > 0."""
+        out = self.layers(facts)  # [B, H, slots + Q]
+        logits = out[..., slots]  # [B, H, K]
+        rest = out[..., len(SLOTS) :]  # [B, H, Q]
+        gaps = nn.functional.softplus(torch.cat([rest[..., : self.middle], rest[..., self.middle + 1 :]], -1))
+        return logits, rest[..., self.middle], gaps
+
+
+def regroup_gaps(gaps: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """Gaps [B, H, Q - 1] between the prior's quantiles -> gaps [B, H, Q' - 1] between these levels, which hold 0.5.
+
+    Quantiles lie on straight lines over the normal deviate of their level, the outermost lines going on.
+    """
+    deviates = torch.tensor([NormalDist().inv_cdf(level) for level in LEVELS])  # [Q]
+    wanted = torch.tensor([NormalDist().inv_cdf(level) for level in levels])  # [Q']
+    rise = deviates.diff()  # [Q - 1]
+    # How much of each of the prior's gaps lies between two neighbours wanted; the outermost reach to infinity.
+    starts, ends = deviates[:-1].clone(), deviates[1:].clone()  # [Q - 1], [Q - 1]
+    starts[0], ends[-1] = -torch.inf, torch.inf
+    low = torch.maximum(wanted[:-1, None], starts)  # [Q' - 1, Q - 1]
+    high = torch.minimum(wanted[1:, None], ends)  # [Q' - 1, Q - 1]
+    shares = ((high - low).clamp(min=0) / rise).to(gaps)  # [Q' - 1, Q - 1]
+    return gaps @ shares.T
+
+
+def slot_numbers(base_names: tuple[str, ...]) -> Tensor:
+    """Where each base has its place among the slots, [K]."""
+    return torch.tensor([SLOTS.index(name) for name in base_names])
+
+
+def describe_windows(
+    bases: Tensor, past_errors: Tensor, fit_errors: Tensor, general: Tensor, unit: Tensor, slots: Tensor, season_length: int
+) -> Tensor:
+    """Facts [B, H, F] for the prior.
+
+    bases [B, H, K]; past_errors [B, K], what each base would have got wrong a horizon ago, NaN where unknown;
+    fit_errors [B, K] of one step, NaN where a base has none; general [B, WINDOW_FACTS]; unit [B, 1] of the noise.
+    """
+    B, H = bases.shape[:2]
+    spread = torch.asinh((bases - bases.median(-1, keepdim=True).values) / unit.unsqueeze(-1))  # [B, H, K]
+    blank = bases.new_zeros(B, 4 * len(SLOTS))
+    blank[:, slots] = relative_logs(past_errors, unit)
+    blank[:, len(SLOTS) + slots] = relative_logs(fit_errors, unit)
+    blank[:, 2 * len(SLOTS) + slots] = 1.0
+    facts = torch.cat([general, blank], -1).unsqueeze(1).repeat(1, H, 1)  # [B, H, F - STEP_FACTS]
+    facts[:, :, WINDOW_FACTS + 3 * len(SLOTS) + slots] = spread
+    steps = torch.arange(1, H + 1, device=bases.device, dtype=bases.dtype)  # [H]
+    ahead = torch.stack([steps.log() / 3, (steps / season_length).log1p(), 1 / steps], -1)  # [H, STEP_FACTS]
+    return torch.cat([facts, ahead.expand(B, H, STEP_FACTS)], -1)
+
+
+def relative_logs(errors: Tensor, unit: Tensor) -> Tensor:
+    """log(errors / unit) [B, K], bounded; 0 where NaN."""
+    return ((errors / unit + 0.05).log() / 2).clamp(-2, 3).nan_to_num(0.0)
+
+
+@cache
+def load_prior() -> Prior:
+    """The shipped weights; one frozen object for the whole process, moved nowhere: ask for a copy to change it."""
+    prior = Prior()
+    data = resources.files("app.lstm").joinpath(WEIGHTS).read_bytes()
+    prior.load_state_dict(safetensors.torch.load(data))
+    return prior.eval().requires_grad_(False)
