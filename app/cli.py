@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from app import __version__
 from app.errors import EngramError
@@ -31,6 +32,11 @@ def main() -> None:
     except EngramError as error:
         print(f"engram: {error.detail}", file=sys.stderr)
         sys.exit(1)
+    except ValidationError as error:  # of Settings: nothing else here is checked by pydantic
+        for one in error.errors():
+            name = "_".join(map(str, one["loc"])).upper()
+            print(f"engram: ENGRAM_{name}: {one['msg']}, found {one['input']!r}; see docs/settings.md", file=sys.stderr)
+        sys.exit(2)
 
 
 @cli.callback(invoke_without_command=True)
@@ -78,6 +84,7 @@ def worker(
     concurrency: Annotated[int | None, typer.Option(min=1, help="Trainings at once (ENGRAM_WORKER_CONCURRENCY).")] = None,
 ) -> None:
     """Run one worker alone."""
+    Settings()  # a wrong one is said here, before the process becomes the worker
     arguments = [f"--queues={queues}"] if queues else []
     arguments += [f"--concurrency={concurrency}"] if concurrency else []
     os.execv(sys.executable, [sys.executable, "-m", "workers", *arguments])

@@ -40,9 +40,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     problems.install(app)
-    for router in (datasets.router, registry.router, training.router, serving.router):
-        app.include_router(router, prefix="/v1")
-    app.include_router(operation.router)
+    for room in (datasets, registry, training, serving, operation):
+        app.include_router(room.router)
     app.add_middleware(PlainBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext)
     return app

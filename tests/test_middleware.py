@@ -52,3 +52,14 @@ def test_an_unknown_path_is_a_problem(client: Client) -> None:
     assert problem["type"] == "/problems/not-found"
     assert problem["instance"] == "/v1/nowhere"
     assert problem["request_id"] == answer.headers["x-request-id"]
+
+
+def test_what_nobody_caught_is_a_500_that_says_only_its_request_id(client: Client) -> None:
+    @client.app.get("/broken")
+    def fail() -> None:
+        raise ValueError("the secret")
+
+    answer = client.get("/broken")
+    assert (answer.status_code, answer.json()["type"]) == (500, "/problems/internal-error")
+    assert "secret" not in answer.text
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]

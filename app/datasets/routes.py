@@ -14,7 +14,7 @@ from app.dependencies import CallerNeeded, PageNeeded, ReadSession, SettingsNeed
 from app.errors import InvalidRequest
 from app.tables import NAME_PATTERN, Dataset
 
-router = APIRouter(tags=["datasets"])
+router = APIRouter(prefix="/v1", tags=["datasets"])
 
 MAX_JSON_OBSERVATIONS = 1_000_000
 MAX_OBSERVATIONS = 20_000_000

@@ -23,7 +23,7 @@ from app.registry.schemas import (
 )
 from app.tables import Dataset, Model, Training, Version
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"])
 
 VersionNumber = Annotated[int, Path(ge=1, le=2**31, description="The version's number.")]
 AliasName = Annotated[str, Path(pattern=rf"^{service.ALIAS.pattern}$", description="`champion` is what serves.")]

@@ -13,7 +13,7 @@ from app.serving.cache import Forecasters
 from app.serving.schemas import ForecastInput, ForecastsOutput, Level
 from app.serving.service import Contexts, Forecasts, Target
 
-router = APIRouter(prefix="/models", tags=["forecasts"])
+router = APIRouter(prefix="/v1/models", tags=["forecasts"])
 STREAM_PAGE = 500
 """Series that are read and forecast at once while a stream runs."""
 ANSWERS: dict[int | str, dict[str, Any]] = {

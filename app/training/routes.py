@@ -25,7 +25,7 @@ from app.telemetry import log
 from app.training import service
 from app.training.schemas import HistoryItem, HistoryOutput, ProgressOutput, TrainingInput, TrainingList, TrainingOutput
 
-router = APIRouter(tags=["trainings"])
+router = APIRouter(prefix="/v1", tags=["trainings"])
 Name = Annotated[str | None, Query(pattern=NAME_PATTERN)]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
