@@ -1,6 +1,6 @@
 """JSON bodies -> observations: the compact form, row objects, and row objects line by line (NDJSON).
 
-Rows are turned into columns by C loops (itemgetter, zip, map): a model for each row would take ten times as long. Only when a
+Rows are turned into columns by C loops (map, itemgetter): a model for each row would take ten times as long. Only when a
 body is refused does Python look at its rows one by one, to name those that are wrong.
 """
 
@@ -180,12 +180,12 @@ def _read_rows(
     return Observations(ids, series, points.points, points.is_naive, points.is_integer, values, place)
 
 
-def _take_columns(rows: list[Any], names: list[str], options: ColumnOptions) -> dict[str, tuple[Any, ...]] | None:
+def _take_columns(rows: list[Any], names: list[str], options: ColumnOptions) -> dict[str, list[Any]] | None:
     """The fields of all rows as columns; None if a row is no object, lacks one, or has another that may not be there."""
     if set(map(type, rows)) != {dict} or (not options.ignore_others and set(map(len, rows)) != {len(names)}):
         return None
     try:
-        return dict(zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True))
+        return {name: list(map(itemgetter(name), rows)) for name in names}
     except KeyError:
         return None
 
