@@ -64,20 +64,6 @@ class CompactBody(BaseModel):
     series: list[CompactSeries] = Field(min_length=1)
 
 
-class RowObject(BaseModel):
-    """One observation. The whole list is checked at once, not through this model, which documents it."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    series: str = Field(description="Without it in every row, all rows are one series, named as the dataset.")
-    timestamp: Annotated[Any, WithJsonSchema(TIMESTAMP_SCHEMA)]
-    value: Finite | None
-
-
-class RowsBody(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    observations: list[RowObject] = Field(min_length=1)
-
-
 def read_json(body: bytes, default_series: str) -> Observations:
     """The observations of `{"series": [...]}` or `{"observations": [...]}`."""
     try:
@@ -253,7 +239,7 @@ def _refuse_lines(lines: list[bytes], numbers: Ints) -> InvalidObservations:
 def _refuse_text(body: bytes, error: orjson.JSONDecodeError) -> InvalidObservations:
     """What is no JSON; NaN, Infinity and 1e400, which other readers let pass, are named by their pointers."""
     if not body.strip():
-        return InvalidObservations("the body is empty", errors=[_at("#", "expected JSON, found nothing")])
+        return refuse([_at("#", "expected JSON, found nothing: the body is empty")], 1)
     places: list[Place] = []
     try:
         document = json.loads(body)
