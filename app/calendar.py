@@ -363,7 +363,8 @@ def _suggest(local: Ints) -> Iterator[str]:
     weekdays = (days + EPOCH_WEEKDAY) % 7
     if (weekdays == weekdays[0]).all():
         yield f"W-{WEEKDAYS[int(weekdays[0])]}"
-    if (weekdays < 5).all() and (np.diff((days + EPOCH_WEEKDAY) // 7) > 0).any():
+    from_friday_to_monday = (weekdays[:-1] == 4) & (np.diff(days) == 3)
+    if (weekdays < 5).all() and from_friday_to_monday.any():
         yield "B"
     yield "D"
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from app.datasets import timestamps
+from app.datasets.chunks import Floats
 from app.datasets.observations import Ints, Observations, Refusals, mark_missing, show
 from app.datasets.store import SERIES_ID
 from app.errors import InvalidObservations, Place
@@ -65,7 +66,7 @@ def _find_role(role: str, given: str | None, usual: tuple[str, ...], found: list
         return matches[0]
     if not matches and given is None and role == "series":
         return None
-    expected = show(given) if given is not None else f"one of {', '.join(usual)}, or ?{role}_column="
+    expected = f"?{role}_column={given!r}"[:200] if given is not None else f"one of {', '.join(usual)}, or ?{role}_column="
     names = ", ".join(map(show, (matches or found)[:20]))
     detail = f"expected one {role} column ({expected}), found {f'{len(matches)}: ' if matches else ''}{names}"
     if len(found) == 1 and any(mark in found[0] for mark in ";\t|"):
@@ -73,13 +74,14 @@ def _find_role(role: str, given: str | None, usual: tuple[str, ...], found: list
     raise InvalidObservations(detail, errors=[{"column": given or role, "detail": detail}])
 
 
-def read_columns(frame: pl.DataFrame, roles: Roles, default_series: str, rows: Ints | None) -> Observations:
-    """The frame's observations. `rows` numbers its rows as the sender counts them (None: from 1)."""
+def read_columns(frame: pl.DataFrame, roles: Roles, default_series: str, text_rows: Ints | None = None) -> Observations:
+    """The frame's observations. Of a text format all cells are text, and `text_rows` numbers the rows as the sender counts them;
+    of others the columns have types, among which text is no number, and rows count from 1."""
     if frame.is_empty():
         raise InvalidObservations("the table has columns but no rows: there is nothing to store")
 
     def place(index: int, role: str) -> Place:
-        return {"row": int(rows[index]) if rows is not None else index + 1, "column": roles.column(role)}
+        return {"row": int(text_rows[index]) if text_rows is not None else index + 1, "column": roles.column(role)}
 
     refusals = Refusals()
     names, series = read_series(frame[roles.series] if roles.series else None, default_series, len(frame), place, refusals)
@@ -88,7 +90,7 @@ def read_columns(frame: pl.DataFrame, roles: Roles, default_series: str, rows: I
     if points is None:
         raise _wrong_type(roles.timestamp, "timestamps, dates or integers", column.dtype)
     refusals.add(np.flatnonzero(points.bad), lambda i: place(i, "timestamp"), lambda i: timestamps.describe_cell(column, i))
-    values = _read_values(frame[roles.value], roles.value, lambda i: place(i, "value"), refusals)
+    values = _read_values(frame[roles.value], text_rows is not None, lambda i: place(i, "value"), refusals)
     refusals.raise_if_any()
     return Observations(names, series, points.points, points.is_naive, points.is_integer, values, place)
 
@@ -118,16 +120,14 @@ def describe_id(found: object) -> str:
     return f"expected a series id (1 to {MAX_ID_CHARACTERS} characters, none of them a control character), found {show(found)}"
 
 
-def _read_values(
-    column: pl.Series, name: str, place: Callable[[int], Place], refusals: Refusals
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    if column.dtype == pl.String:
+def _read_values(column: pl.Series, is_text: bool, place: Callable[[int], Place], refusals: Refusals) -> Floats:
+    if is_text:
         numbers = column.cast(pl.Float64, strict=False)
         bad = numbers.is_null() & column.is_not_null() & (column != "")
     elif column.dtype.is_numeric() or column.dtype == pl.Null:
         numbers, bad = column.cast(pl.Float64), pl.repeat(False, len(column), eager=True)
     else:
-        raise _wrong_type(name, "numbers", column.dtype)
+        raise _wrong_type(column.name, "numbers", column.dtype)
     bad |= ~numbers.is_finite().fill_null(True)
     refusals.add(
         np.flatnonzero(bad.to_numpy()),

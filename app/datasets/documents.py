@@ -1,6 +1,6 @@
 """JSON bodies -> observations: the compact form, row objects, and row objects line by line (NDJSON).
 
-Rows are turned into columns by C loops (itemgetter, zip, map): a model for each row would take ten times as long. Only when a
+Rows are turned into columns by C loops (map, itemgetter): a model for each row would take ten times as long. Only when a
 body is refused does Python look at its rows one by one, to name those that are wrong.
 """
 
@@ -62,20 +62,6 @@ class CompactSeries(BaseModel):
 class CompactBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     series: list[CompactSeries] = Field(min_length=1)
-
-
-class RowObject(BaseModel):
-    """One observation. The whole list is checked at once, not through this model, which documents it."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    series: str = Field(description="Without it in every row, all rows are one series, named as the dataset.")
-    timestamp: Annotated[Any, WithJsonSchema(TIMESTAMP_SCHEMA)]
-    value: Finite | None
-
-
-class RowsBody(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    observations: list[RowObject] = Field(min_length=1)
 
 
 def read_json(body: bytes, default_series: str) -> Observations:
@@ -180,12 +166,12 @@ def _read_rows(
     return Observations(ids, series, points.points, points.is_naive, points.is_integer, values, place)
 
 
-def _take_columns(rows: list[Any], names: list[str], options: ColumnOptions) -> dict[str, tuple[Any, ...]] | None:
+def _take_columns(rows: list[Any], names: list[str], options: ColumnOptions) -> dict[str, list[Any]] | None:
     """The fields of all rows as columns; None if a row is no object, lacks one, or has another that may not be there."""
     if set(map(type, rows)) != {dict} or (not options.ignore_others and set(map(len, rows)) != {len(names)}):
         return None
     try:
-        return dict(zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True))
+        return {name: list(map(itemgetter(name), rows)) for name in names}
     except KeyError:
         return None
 
@@ -253,7 +239,7 @@ def _refuse_lines(lines: list[bytes], numbers: Ints) -> InvalidObservations:
 def _refuse_text(body: bytes, error: orjson.JSONDecodeError) -> InvalidObservations:
     """What is no JSON; NaN, Infinity and 1e400, which other readers let pass, are named by their pointers."""
     if not body.strip():
-        return InvalidObservations("the body is empty", errors=[_at("#", "expected JSON, found nothing")])
+        return refuse([_at("#", "expected JSON, found nothing: the body is empty")], 1)
     places: list[Place] = []
     try:
         document = json.loads(body)

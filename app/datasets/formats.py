@@ -91,6 +91,10 @@ def _read_header(body: bytes) -> tuple[list[str], int]:
             raise refuse(
                 [{"row": row, "detail": f"expected text in UTF-8, found the byte 0x{body[error.start]:02x}"}], 1
             ) from error
+    if not header:
+        raise refuse(
+            [{"row": 1, "detail": "expected a header with the names of the columns, found nothing: the body is empty"}], 1
+        )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise refuse([{"row": 1, "column": name[:80], "detail": "two columns have this name"} for name in twice], len(twice))
@@ -139,14 +143,14 @@ def _read_parquet(body: bytes, options: ColumnOptions, default_series: str) -> O
     roles = recognise(list(_unpack("Parquet", lambda: pl.read_parquet_schema(io.BytesIO(body)))), options)
     _check_count(int(_unpack("Parquet", lambda: pl.scan_parquet(io.BytesIO(body)).select(pl.len()).collect()).item()))
     frame = _unpack("Parquet", lambda: pl.read_parquet(io.BytesIO(body), columns=roles.names()))
-    return read_columns(frame, roles, default_series, None)
+    return read_columns(frame, roles, default_series)
 
 
 def _read_arrow(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
     frame = _unpack("Arrow stream", lambda: pl.read_ipc_stream(io.BytesIO(body)))
     _check_count(len(frame))
     roles: Roles = recognise(frame.columns, options)
-    return read_columns(frame.select(roles.names()), roles, default_series, None)
+    return read_columns(frame.select(roles.names()), roles, default_series)
 
 
 def _unpack(kind: str, read: Callable[[], T]) -> T:

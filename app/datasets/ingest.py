@@ -9,7 +9,7 @@ from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats, encode, is_a
 from app.datasets.observations import MAX_PLACES, Bools, Ints, Observations, refuse
 from app.datasets.placing import Placed, Settled, place
 from app.datasets.schemas import Receipt
-from app.datasets.store import BEFORE_ALL, find_cutoffs, in_batches, insert_into, read_pairs
+from app.datasets.store import BEFORE_ALL, find_cutoffs, insert_into, one_of, read_pairs
 from app.errors import Conflict, SpanTooLong
 from app.tables import Chunk, Dataset, Series
 
@@ -117,19 +117,14 @@ def _hold_series(session: Session, dataset: Dataset, names: list[str]) -> _Stock
         *(sa.func.coalesce(Series.first_step, AFTER_ALL), sa.func.coalesce(Series.last_step, BEFORE_ALL)),
         sa.func.coalesce(Series.cutoff_step, BEFORE_ALL),
     )
-    rows: dict[int, tuple[int, ...]] = {}
-    for batch in in_batches(sorted(ids.values())):
-        locked = sa.select(*columns).where(Series.id.in_(batch)).order_by(Series.id).with_for_update()
-        rows |= {row[0]: tuple(row) for row in session.execute(locked)}
+    wanted = sa.select(*columns).where(one_of(session, Series.id, list(ids.values())))
+    rows = {row[0]: tuple(row) for row in session.execute(wanted.order_by(Series.id).with_for_update(of=Series))}
     return _Stock(np.array([rows[ids[name]] for name in names], np.int64))
 
 
 def _find_ids(session: Session, dataset_id: int, names: list[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for batch in in_batches(names):
-        statement = sa.select(Series.name, Series.id).where(Series.dataset_id == dataset_id, Series.name.in_(batch))
-        found.update((row.name, row.id) for row in session.execute(statement))
-    return found
+    statement = sa.select(Series.name, Series.id).where(Series.dataset_id == dataset_id, one_of(session, Series.name, names))
+    return {row[0]: row[1] for row in session.execute(statement)}
 
 
 def _merge(

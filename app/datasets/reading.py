@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.calendar import MAX_STEP
 from app.datasets.chunks import ABSENT, STEP_BITS, STEPS_PER_CHUNK, Floats, is_absent
 from app.datasets.ingest import write_chunks
-from app.datasets.store import Ints, SeriesRow, find_cutoffs, in_batches, read_pairs, stream_chunks
+from app.datasets.store import Ints, SeriesRow, find_cutoffs, one_of, read_pairs, stream_chunks
 from app.tables import Chunk, Dataset, Series
 
 CHUNKS_PER_SLICE = 2_048
@@ -53,11 +53,11 @@ def delete_observations(
     session: Session, dataset: Dataset, series: Sequence[SeriesRow], start: int | None, end: int | None
 ) -> int:
     """Makes the steps from `start` to `end`, both inclusive, absent. Says how many observations there were. A series that holds none
-    any more is no longer listed, but its row stays: results of models that learned from it refer to it."""
+    any more is no longer one_of, but its row stays: results of models that learned from it refer to it."""
     low, high = _clamp(start, end)
     ids = sorted(row.id for row in series)
-    for batch in in_batches(ids):
-        session.execute(sa.select(Series.id).where(Series.id.in_(batch)).order_by(Series.id).with_for_update())
+    held = sa.select(Series.id).where(one_of(session, Series.id, ids)).order_by(Series.id).with_for_update(of=Series)
+    session.execute(held).all()
     deleted, missing = dict.fromkeys(ids, 0), dict.fromkeys(ids, 0)
     for slice_ids, numbers in _find_chunks(session, ids, low >> STEP_BITS, high >> STEP_BITS):
         chunks = read_pairs(session, slice_ids, numbers)
@@ -83,16 +83,15 @@ def _clamp(start: int | None, end: int | None) -> tuple[int, int]:
 
 def _find_chunks(session: Session, ids: Sequence[int], first: int, last: int) -> list[tuple[Ints, Ints]]:
     """(series ids, numbers) of the stored chunks numbered first..last, in slices."""
-    pairs: list[tuple[int, int]] = []
-    for batch in in_batches(ids):
-        statement = sa.select(Chunk.series_id, Chunk.number).where(
-            Chunk.series_id.in_(batch), Chunk.channel == 0, Chunk.number.between(first, last)
-        )
-        pairs += [(row[0], row[1]) for row in session.execute(statement)]
-    return [
-        (np.array([pair[0] for pair in part]), np.array([pair[1] for pair in part]))
-        for part in in_batches(pairs, CHUNKS_PER_SLICE)
-    ]
+    statement = sa.select(Chunk.series_id, Chunk.number).where(
+        one_of(session, Chunk.series_id, ids), Chunk.channel == 0, Chunk.number.between(first, last)
+    )
+    pairs = np.array([tuple(row) for row in session.execute(statement)], np.int64).reshape(-1, 2)
+    return [(part[:, 0], part[:, 1]) for part in _slice(pairs)]
+
+
+def _slice(pairs: Ints) -> list[Ints]:
+    return [pairs[start : start + CHUNKS_PER_SLICE] for start in range(0, len(pairs), CHUNKS_PER_SLICE)]
 
 
 def _drop_chunks(session: Session, ids: Ints, numbers: Ints) -> None:
@@ -140,13 +139,13 @@ def _find_ends(session: Session, ids: Sequence[int]) -> tuple[dict[int, int], di
     """The first and the last step of each series that still has a chunk; a stored chunk is never all absent."""
     ends: list[dict[int, int]] = []
     for side, pick in ((sa.func.min, 0), (sa.func.max, -1)):
+        statement = sa.select(Chunk.series_id, side(Chunk.number)).where(
+            one_of(session, Chunk.series_id, ids), Chunk.channel == 0
+        )
+        pairs = np.array([tuple(row) for row in session.execute(statement.group_by(Chunk.series_id))], np.int64).reshape(-1, 2)
         found: dict[int, int] = {}
-        for batch in in_batches(ids):
-            statement = sa.select(Chunk.series_id, side(Chunk.number)).where(Chunk.series_id.in_(batch), Chunk.channel == 0)
-            found.update((row[0], row[1]) for row in session.execute(statement.group_by(Chunk.series_id)))
-        for part in in_batches(list(found.items()), CHUNKS_PER_SLICE):
-            chunks = read_pairs(session, np.array([pair[0] for pair in part]), np.array([pair[1] for pair in part]))
-            for (id_, number), chunk in zip(part, chunks, strict=True):
+        for part in _slice(pairs):
+            for (id_, number), chunk in zip(part.tolist(), read_pairs(session, part[:, 0], part[:, 1]), strict=True):
                 found[id_] = (number << STEP_BITS) + int(np.flatnonzero(~is_absent(chunk))[pick])
         ends.append(found)
     return ends[0], ends[1]

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from app.calendar import Grid
-from app.datasets import answers, documents, formats, ingest, reading, schemas, service, timestamps
+from app.datasets import answers, formats, ingest, openapi, reading, schemas, service, timestamps
 from app.datasets.columns import ColumnOptions
 from app.datasets.store import SeriesRow
 from app.dependencies import CallerNeeded, PageNeeded, ReadSession, SettingsNeeded, WriteSession
@@ -25,46 +25,6 @@ Start = Annotated[
     str | None, Query(max_length=64, description="First timestamp, inclusive (RFC 3339; an integer where freq is step).")
 ]
 End = Annotated[str | None, Query(max_length=64, description="Last timestamp, inclusive.")]
-LONG_FORMAT = "series,timestamp,value\na,2024-01-01T00:00:00Z,1.5\na,2024-01-01T01:00:00Z,\n"
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-
-OBSERVATIONS_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "Observations in any of five formats; `Content-Encoding: gzip` or `zstd` may be used. Tables have one row for each "
-        "observation; their columns are found by name (series, series_id, unique_id, item_id; timestamp, ds, date, datetime, time; "
-        "value, y, target) or named in the query. A missing value is null, or an empty cell.",
-        "content": {
-            formats.JSON: {
-                "schema": {"anyOf": [documents.CompactBody.model_json_schema(), documents.RowsBody.model_json_schema()]},
-                "examples": {
-                    "compact": {
-                        "value": {"series": [{"id": "a", "start": "2024-01-01T00:00:00Z", "freq": "h", "values": [1.5, None]}]}
-                    },
-                    "rows": {"value": {"observations": [{"series": "a", "timestamp": "2024-01-01T00:00:00Z", "value": 1.5}]}},
-                },
-            },
-            formats.NDJSON: {
-                "schema": {"type": "string"},
-                "example": '{"series": "a", "timestamp": "2024-01-01T00:00:00Z", "value": 1.5}\n',
-            },
-            formats.CSV: {"schema": {"type": "string"}, "example": LONG_FORMAT},
-            formats.PARQUET: BINARY,
-            formats.ARROW: BINARY,
-        },
-    }
-}
-OBSERVATIONS_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The observations, ordered by series and time, in the format that Accept prefers. Steps never sent are left out.",
-        "content": {
-            formats.JSON: {},
-            formats.CSV: {"schema": {"type": "string"}, "example": LONG_FORMAT},
-            formats.PARQUET: BINARY,
-            formats.ARROW: BINARY,
-        },
-    }
-}
 
 
 async def read_body(request: Request) -> bytes:
@@ -129,7 +89,7 @@ def delete_dataset(
     session.commit()
 
 
-@router.post("/datasets/{dataset}/observations", openapi_extra=OBSERVATIONS_BODY)
+@router.post("/datasets/{dataset}/observations", openapi_extra=openapi.OBSERVATIONS_BODY)
 def post_observations(
     dataset: DatasetName,
     request: Request,
@@ -166,7 +126,7 @@ def list_series(
     return schemas.SeriesPage(items=items, next_cursor=page.to_cursor([row.name for row in rows]))
 
 
-@router.get("/datasets/{dataset}/observations", response_model=schemas.ObservationsOut, responses=OBSERVATIONS_ANSWER)
+@router.get("/datasets/{dataset}/observations", response_model=schemas.ObservationsOut, responses=openapi.OBSERVATIONS_ANSWER)
 def get_observations(
     dataset: DatasetName,
     request: Request,

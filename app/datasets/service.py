@@ -19,8 +19,8 @@ from app.datasets.store import (
     Ints,
     SeriesRow,
     find_cutoffs,
-    in_batches,
     insert_into,
+    one_of,
     read_pairs,
     stream_chunks,
 )
@@ -177,7 +177,7 @@ def select_series(session: Session, dataset_id: int, names: list[str] | None, pr
     if names is None:
         return [SeriesRow(*row) for row in session.execute(statement)]
     wanted = sorted({name for name in names if SERIES_ID.fullmatch(name)})
-    rows = [SeriesRow(*row) for batch in in_batches(wanted) for row in session.execute(statement.where(Series.name.in_(batch)))]
+    rows = [SeriesRow(*row) for row in session.execute(statement.where(one_of(session, Series.name, wanted)))]
     found = {row.name for row in rows}
     absent = [name for name in dict.fromkeys(names) if name not in found and (not prefix or name.startswith(prefix))]
     if absent:
@@ -203,7 +203,8 @@ class RaggedValues:
 
 def read_for_training(session: Session, series_ids: Sequence[int], cutoff_step: int) -> RaggedValues:
     """Each series from its first value to its last one at or before `cutoff_step`, in the order given; one without any is left out."""
-    known = {row.id: row for row in _select_by_id(session, series_ids)}
+    statement = sa.select(*SERIES_ROW).where(one_of(session, Series.id, series_ids))
+    known = {row.id: SeriesRow(*row) for row in session.execute(statement)}
     rows = [row for id_ in series_ids if (row := known.get(id_)) and row.first_step is not None and row.cutoff_step is not None]
     starts = np.array([row.first_step for row in rows], np.int64)
     ends = np.minimum(np.array([row.cutoff_step for row in rows], np.int64), cutoff_step) + 1
@@ -247,14 +248,6 @@ def read_contexts(
         low, high = max(number, end - length), min(number + STEPS_PER_CHUNK, end)
         values[row, low - end + length : high - end + length] = chunk[low - number : high - number]
     return values, cutoffs, has_value
-
-
-def _select_by_id(session: Session, ids: Sequence[int]) -> list[SeriesRow]:
-    return [
-        SeriesRow(*row)
-        for batch in in_batches(ids)
-        for row in session.execute(sa.select(*SERIES_ROW).where(Series.id.in_(batch)))
-    ]
 
 
 def _trim(series: list[tuple[int, str]], values: Floats, offsets: Ints, starts: Ints) -> RaggedValues:

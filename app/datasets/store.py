@@ -10,7 +10,8 @@ import orjson
 import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.database import Base
 from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats, decode, make_absent
@@ -22,15 +23,8 @@ SERIES_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 """Any text but control characters and halves of a surrogate pair, which no database could store."""
 BEFORE_ALL = -(2**62)
 """A step before every other."""
-IDS_PER_STATEMENT = 5_000
-"""PostgreSQL takes 65,535 parameters in one statement, SQLite half of that."""
 CHUNKS_AT_ONCE = 512
 """Rows fetched and decoded together: 4 MiB of values."""
-
-_WANTED = {
-    "postgresql": "SELECT unnest(CAST(:ids AS bigint[])) AS series_id, unnest(CAST(:numbers AS bigint[])) AS number",
-    "sqlite": "SELECT i.value AS series_id, n.value AS number FROM json_each(:ids) i JOIN json_each(:numbers) n ON n.key = i.key",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +48,26 @@ SERIES_ROW = (
 )
 
 
-def in_batches(items: Sequence[Any], size: int = IDS_PER_STATEMENT) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def one_of(
+    session: Session, column: InstrumentedAttribute[Any], values: Sequence[int] | Sequence[str]
+) -> sa.ColumnElement[bool]:
+    """Whether the column is one of the values, which travel as one parameter, however many they are. (A long IN list is searched
+    from end to end for every row where PostgreSQL does not use an index.)"""
+    if _is_sqlite(session):
+        return column.in_(sa.select(sa.func.json_each(orjson.dumps(list(values)).decode()).table_valued("value").c.value))
+    return column == sa.any_(sa.literal(list(values), ARRAY(column.type)))
+
+
+def _list_pairs(session: Session, ids: Ints, numbers: Ints) -> sa.Subquery:
+    """The pairs as a subquery. What is looked up for each stands in a scalar subquery: a join could be turned around by a planner
+    that knows little about a new table, and take hours."""
+    if _is_sqlite(session):
+        pairs = orjson.dumps(list(zip(ids.tolist(), numbers.tolist(), strict=True))).decode()
+        value = sa.func.json_each(pairs).table_valued(sa.column("value", sa.JSON)).c.value
+        columns = [sa.type_coerce(value.op("->>")(position), sa.BigInteger) for position in (0, 1)]
+        return sa.select(columns[0].label("series_id"), columns[1].label("number")).subquery()
+    arrays = [sa.func.unnest(sa.literal(each.tolist(), ARRAY(sa.BigInteger))) for each in (ids, numbers)]
+    return sa.select(arrays[0].label("series_id"), arrays[1].label("number")).subquery()
 
 
 def read_pairs(session: Session, ids: Ints, numbers: Ints) -> Floats:
@@ -65,28 +76,25 @@ def read_pairs(session: Session, ids: Ints, numbers: Ints) -> Floats:
     if not len(ids):
         return values
     position = {pair: row for row, pair in enumerate(zip(ids.tolist(), numbers.tolist(), strict=True))}
-    as_list = orjson.dumps if session.get_bind().dialect.name == "sqlite" else list
-    statement = sa.text(
-        f"SELECT c.series_id, c.number, c.data FROM ({_WANTED[session.get_bind().dialect.name]}) AS wanted "
-        "JOIN chunks AS c ON c.series_id = wanted.series_id AND c.channel = 0 AND c.number = wanted.number"
-    )
-    rows = session.execute(statement, {"ids": as_list(ids.tolist()), "numbers": as_list(numbers.tolist())}).all()
-    for batch in in_batches(rows, CHUNKS_AT_ONCE):
-        values[[position[row[0], row[1]] for row in batch]] = decode([row[2] for row in batch])
+    wanted = _list_pairs(session, ids, numbers)
+    here = sa.and_(Chunk.series_id == wanted.c.series_id, Chunk.channel == 0, Chunk.number == wanted.c.number)
+    statement = sa.select(wanted, sa.select(Chunk.data).where(here).scalar_subquery())
+    for rows in session.execute(statement.execution_options(yield_per=CHUNKS_AT_ONCE)).partitions():
+        stored = [row for row in rows if row[2] is not None]
+        values[[position[row[0], row[1]] for row in stored]] = decode([row[2] for row in stored])
     return values
 
 
 def stream_chunks(session: Session, ids: Sequence[int], first: int, last: int) -> Iterator[tuple[Ints, Ints, Floats]]:
     """(series ids, numbers, values [K, 1024]) of all chunks numbered first..last inclusive, ordered by both, a few at a time."""
-    for batch in in_batches(sorted(ids)):
-        statement = (
-            sa.select(Chunk.series_id, Chunk.number, Chunk.data)
-            .where(Chunk.series_id.in_(batch), Chunk.channel == 0, Chunk.number.between(first, last))
-            .order_by(Chunk.series_id, Chunk.number)
-            .execution_options(yield_per=CHUNKS_AT_ONCE)
-        )
-        for rows in session.execute(statement).partitions():
-            yield np.array([row[0] for row in rows]), np.array([row[1] for row in rows]), decode([row[2] for row in rows])
+    statement = (
+        sa.select(Chunk.series_id, Chunk.number, Chunk.data)
+        .where(one_of(session, Chunk.series_id, ids), Chunk.channel == 0, Chunk.number.between(first, last))
+        .order_by(Chunk.series_id, Chunk.number)
+        .execution_options(yield_per=CHUNKS_AT_ONCE)
+    )
+    for rows in session.execute(statement).partitions():
+        yield np.array([row[0] for row in rows]), np.array([row[1] for row in rows]), decode([row[2] for row in rows])
 
 
 def find_cutoffs(session: Session, ids: Ints, cutoff_step: int) -> tuple[Ints, NDArray[np.bool_]]:
@@ -107,18 +115,18 @@ def find_cutoffs(session: Session, ids: Ints, cutoff_step: int) -> tuple[Ints, N
 
 def _find_stored(session: Session, ids: Ints, numbers: Ints) -> tuple[Ints, NDArray[np.bool_]]:
     """(number of each series' newest stored chunk at or before its number, whether there is one)."""
-    newest: dict[int, int] = {}
-    for batch in in_batches(list(zip(ids.tolist(), numbers.tolist(), strict=True)), 500):
-        either = sa.or_(*(sa.and_(Chunk.series_id == id_, Chunk.number <= number) for id_, number in batch))
-        statement = (
-            sa.select(Chunk.series_id, sa.func.max(Chunk.number)).where(either, Chunk.channel == 0).group_by(Chunk.series_id)
-        )
-        newest.update((row[0], row[1]) for row in session.execute(statement))
+    wanted = _list_pairs(session, ids, numbers)
+    before = sa.and_(Chunk.series_id == wanted.c.series_id, Chunk.channel == 0, Chunk.number <= wanted.c.number)
+    statement = sa.select(wanted.c.series_id, sa.select(sa.func.max(Chunk.number)).where(before).scalar_subquery())
+    newest = {row[0]: row[1] for row in session.execute(statement) if row[1] is not None}
     stored = np.array([id_ in newest for id_ in ids.tolist()], np.bool_)
     return np.array([newest.get(id_, 0) for id_ in ids.tolist()], np.int64), stored
 
 
+def _is_sqlite(session: Session) -> bool:
+    return session.get_bind().dialect.name == "sqlite"
+
+
 def insert_into(session: Session, table: type[Base]) -> Any:
     """An INSERT that can say what to do ON CONFLICT, which both dialects spell alike."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
+    return (sqlite if _is_sqlite(session) else postgresql).insert(table)

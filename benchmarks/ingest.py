@@ -1,0 +1,212 @@
+"""How fast observations go in over HTTP and come out for a training, and what they take on disk.
+
+    python -m benchmarks.ingest [--series 1000] [--length 1000] [--repeats 5]
+
+Posts to a real uvicorn process, held to one core where the system allows it, on embedded SQLite and, if
+ENGRAM_BENCH_POSTGRES_URL names a server, on a PostgreSQL database of its own. Every post goes to a new dataset.
+"""
+
+import argparse
+import io
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import numpy as np
+import polars as pl
+import psycopg
+import sqlalchemy as sa
+from fastapi import FastAPI
+
+import migrations
+from app.database import Database
+from app.datasets import formats, service
+from app.main import create_app
+from app.settings import Settings
+
+START = np.datetime64("2024-01-01T00:00:00", "us")
+
+
+def make_app() -> FastAPI:
+    """What the uvicorn process serves; its settings come from the environment."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    return create_app(Settings())
+
+
+def make_bodies(series: int, length: int) -> dict[str, tuple[str, bytes]]:
+    """Hourly values of two decimals with a day's season, in each format that the floors name, and the day's next hour."""
+    hours = np.tile(np.arange(length), series)
+    noise = np.random.default_rng(0).normal(0, 5, len(hours))
+    frame = pl.DataFrame(
+        {
+            "series": np.repeat([f"series-{number:05}" for number in range(series)], length),
+            "timestamp": START + hours * np.timedelta64(1, "h"),
+            "value": np.round(100 + 20 * np.sin(hours * 2 * np.pi / 24) + noise, 2),
+        }
+    ).with_columns(pl.col("timestamp").dt.replace_time_zone("UTC"))
+    last = frame.group_by("series", maintain_order=True).last().with_columns(pl.col("timestamp") + pl.duration(hours=1))
+    return {
+        "Parquet": (formats.PARQUET, _to_parquet(frame)),
+        "Arrow stream": (formats.ARROW, _to_arrow(frame)),
+        "CSV": (formats.CSV, frame.write_csv(datetime_format="%Y-%m-%dT%H:%M:%SZ").encode()),
+        "JSON rows": (formats.JSON, _to_json(frame)),
+        "one more step of each series": (formats.PARQUET, _to_parquet(last)),
+    }
+
+
+def _to_parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def _to_arrow(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_ipc_stream(buffer)
+    return buffer.getvalue()
+
+
+def _to_json(frame: pl.DataFrame) -> bytes:
+    rows = frame.with_columns(pl.col("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).write_json()
+    return b'{"observations": ' + rows.encode() + b"}"
+
+
+@contextmanager
+def serve(database_url: str, folder: Path) -> Iterator[str]:
+    """The URL of a fresh uvicorn process on that database."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "ENGRAM_DATABASE_URL": database_url, "ENGRAM_DATA_DIR": str(folder), "POLARS_MAX_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        "benchmarks.ingest:make_app",
+        "--port",
+        str(port),
+        "--log-level",
+        "error",
+    ]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _await(lambda: httpx.get(f"{url}/v1/datasets").status_code == 200)
+            yield url
+        finally:
+            process.terminate()
+
+
+def _await(is_ready: Callable[[], bool]) -> None:
+    for _ in range(200):
+        try:
+            if is_ready():
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise TimeoutError("the server did not answer within 20 s")
+
+
+@contextmanager
+def make_databases(folder: Path) -> Iterator[dict[str, str]]:
+    """The URLs of fresh databases, by name."""
+    urls = {"SQLite": f"sqlite:///{folder / 'engram.db'}"}
+    server = os.environ.get("ENGRAM_BENCH_POSTGRES_URL")
+    if server is None:
+        yield urls
+        return
+    name = f"engram_bench_{uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        try:
+            yield {**urls, "PostgreSQL": sa.make_url(server).set(database=name).render_as_string(hide_password=False)}
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def measure(url: str, database_url: str, bodies: dict[str, tuple[str, bytes]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every repeat, by what was done."""
+    seconds: dict[str, list[float]] = {}
+    database = Database(database_url)
+    with httpx.Client(base_url=url, timeout=300) as client:
+        post_to(client, "warm", bodies["CSV"])
+        for repeat in range(repeats):
+            for name, body in bodies.items():
+                dataset = f"parquet-{repeat}" if name.startswith("one more") else f"{name.lower().replace(' ', '-')}-{repeat}"
+                seconds.setdefault(f"post {name}", []).append(post_to(client, dataset, body))
+            seconds.setdefault("post Parquet again, unchanged", []).append(
+                post_to(client, f"parquet-{repeat}", bodies["Parquet"])
+            )
+            started = time.perf_counter()
+            read_whole(database, f"parquet-{repeat}")
+            seconds.setdefault("read whole for a training", []).append(time.perf_counter() - started)
+    database.close()
+    return seconds
+
+
+def post_to(client: httpx.Client, dataset: str, body: tuple[str, bytes]) -> float:
+    started = time.perf_counter()
+    answer = client.post(
+        f"/v1/datasets/{dataset}/observations?on_conflict=replace", content=body[1], headers={"content-type": body[0]}
+    )
+    if answer.status_code != 200:
+        raise RuntimeError(answer.text)
+    return time.perf_counter() - started
+
+
+def read_whole(database: Database, dataset: str) -> int:
+    with database.read() as session:
+        found = service.get_dataset(session, 1, dataset)
+        rows = service.select_series(session, found.id, None, None)
+        return len(service.read_for_training(session, [row.id for row in rows], 2**40).values)
+
+
+def measure_bytes(database_url: str) -> float:
+    """Bytes of chunk data for each stored observation."""
+    database = Database(database_url)
+    with database.read() as session:
+        stored = session.execute(
+            sa.text("SELECT (SELECT sum(length(data)) FROM chunks) * 1.0 / (SELECT sum(count) FROM series)")
+        ).scalar_one()
+    database.close()
+    return float(stored)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures ingest and reading.")
+    parser.add_argument("--series", type=int, default=1000)
+    parser.add_argument("--length", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    print(
+        f"{options.series} series x {options.length} hourly observations; {os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+    )
+    bodies = make_bodies(options.series, options.length)
+    with tempfile.TemporaryDirectory() as folder, make_databases(Path(folder)) as urls:
+        for name, url in urls.items():
+            database = Database(url)
+            migrations.upgrade(database)
+            database.close()
+            with serve(url, Path(folder)) as server:
+                seconds = measure(server, url, bodies, options.repeats)
+            print(f"\n{name}: {measure_bytes(url):.2f} bytes a stored observation")
+            print(f"{'':<36}{'median':>9}{'fastest':>9}{'slowest':>9}")
+            for what, found in seconds.items():
+                print(f"{what:<36}{statistics.median(found):>8.3f}s{min(found):>8.3f}s{max(found):>8.3f}s")
+
+
+if __name__ == "__main__":
+    main()
