@@ -1,8 +1,13 @@
-"""Shapes that the schemas of several rooms share."""
+"""What the schemas of several rooms share: strict bodies, ids of series, points in time."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from app.calendar import MAX_STEP, Grid
+from app.errors import InvalidRequest, Place
+from app.zones import FIRST_YEAR, LAST_YEAR
 
 Step = int | str
 """A point of a dataset's grid: RFC 3339, or an integer where freq is `step`."""
@@ -13,3 +18,35 @@ class StrictInput(BaseModel):
     """An unknown field is refused, and no text becomes a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def parse_moment(text: Step, grid: Grid, place: Place) -> datetime | int:
+    """A client's point in time as the methods of `grid` want it; `place` is where it stood ({"pointer"} or {"in", "name"}).
+
+    In a query everything is text: what looks like an integer is one, and a space after the T is a plus sign that was not escaped.
+    Raises InvalidRequest.
+    """
+    if "in" in place and isinstance(text, str):
+        if text.removeprefix("-").isdecimal() and len(text) < 20:
+            text = int(text)
+        elif "T" in text:
+            text = text.replace(" ", "+")
+    if grid.freq == "step":
+        if isinstance(text, int) and abs(text) <= MAX_STEP:
+            return text
+        expected = f"an integer between {-MAX_STEP} and {MAX_STEP}, since the dataset's freq is step"
+        raise _refuse(f"expected {expected}, found {str(text)[:40]!r}", place)
+    try:
+        moment = datetime.fromisoformat(text if isinstance(text, str) else "")
+        (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        detail = f"expected a timestamp as RFC 3339 writes it (2024-01-31T12:00:00Z) or a date, found {str(text)[:40]!r}"
+        raise _refuse(detail, place) from None
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise _refuse(f"expected a year between {FIRST_YEAR} and {LAST_YEAR}, found {moment.year}", place)
+    return moment
+
+
+def _refuse(detail: str, place: Place) -> InvalidRequest:
+    where = place.get("pointer") or f"{place['in']} {place['name']}"
+    return InvalidRequest(f"{where}: {detail}", errors=[{**place, "detail": detail}])

@@ -89,7 +89,7 @@ def _not_a_cursor() -> InvalidRequest:
 def choose_media_type(accept: str, offered: Sequence[str]) -> str:
     """The first of `offered` that the Accept header takes, its wishes by their q in order. Raises NotAcceptable."""
     wishes = []
-    for position, part in enumerate(accept.split(",")):
+    for position, part in enumerate((accept or "*/*").split(",")):
         media_type, *parameters = [piece.strip().lower() for piece in part.split(";")]
         quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
         wishes.append((-float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0, position, media_type))

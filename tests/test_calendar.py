@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.calendar import DAY_US, Grid, fit, infer, load_zone, localize, parse_freq, season_lengths, to_rfc3339, to_us
+from app.calendar import DAY_US, Grid, fit, infer, parse_freq, season_lengths, to_rfc3339, to_us
 from app.errors import FreqUndetermined, InvalidRequest
+from app.zones import load_zone, localize
 
 ZONES = ["UTC", "Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "America/Sao_Paulo", "Australia/Lord_Howe"]
 LATTICES = ["s", "10s", "min", "15min", "90min", "h", "6h", "24h"]

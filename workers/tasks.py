@@ -16,7 +16,8 @@ def register(celery: Celery, executor: Executor) -> None:
     @celery.task(name=TRAIN_TASK)
     def train(training_id: str) -> None:
         log.debug("hint heard", training_id=training_id)
-        executor.execute()
+        while executor.execute():
+            log.debug("looking for the next in line")
 
 
 def sweep(database: Database, settings: Settings, queue: Queue) -> None:

@@ -11,24 +11,9 @@ from numpy.typing import NDArray
 from app.calendar import Grid, to_rfc3339
 from app.datasets.formats import ARROW, CSV, JSON, PARQUET
 from app.datasets.reading import StoredObservations
-from app.errors import NotAcceptable
 
 MEDIA_TYPES = (JSON, CSV, PARQUET, ARROW)
 JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
-
-
-def choose_media_type(accept: str) -> str:
-    """The media type that an Accept header prefers; JSON where it does not mind. Raises NotAcceptable."""
-    wanted: list[tuple[float, str]] = []
-    for part in (accept or "*/*").split(","):
-        pattern, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
-        wanted.append((float(quality) if quality.replace(".", "", 1).isdecimal() else 1.0, pattern))
-    for weight, kind in sorted(wanted, key=lambda each: -each[0]):
-        for media_type in MEDIA_TYPES if weight > 0 else ():
-            if kind in (media_type, "*/*", f"{media_type.partition('/')[0]}/*"):
-                return media_type
-    raise NotAcceptable(f"Accept: expected one of {', '.join(MEDIA_TYPES)}, found {accept[:200]!r}", expected=list(MEDIA_TYPES))
 
 
 def write(observations: StoredObservations, grid: Grid, media_type: str) -> bytes:

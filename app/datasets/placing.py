@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.calendar import Grid, fit, infer, localize, parse_freq
+from app.calendar import Grid, fit, infer, parse_freq
 from app.datasets.chunks import Floats
 from app.datasets.observations import MAX_PLACES, Ints, Observations, Refusals, mark_missing, refuse
 from app.datasets.timestamps import EXPECTED, guess_unit
 from app.errors import DuplicateObservations, FreqUndetermined, InvalidObservations, OffGrid, Place
+from app.zones import localize
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from app.calendar import Grid
-from app.datasets import answers, formats, ingest, openapi, reading, schemas, service, timestamps
+from app.contract import parse_moment
+from app.datasets import answers, formats, ingest, openapi, reading, schemas, service
 from app.datasets.columns import ColumnOptions
 from app.datasets.store import SeriesRow
-from app.dependencies import CallerNeeded, PageNeeded, ReadSession, SettingsNeeded, WriteSession
+from app.dependencies import CallerNeeded, PageNeeded, ReadSession, SettingsNeeded, WriteSession, choose_media_type
 from app.errors import InvalidRequest
 from app.tables import NAME_PATTERN, Dataset
 
@@ -139,7 +140,7 @@ def get_observations(
     end: End = None,
 ) -> Response:
     """Observations by Accept: JSON (at most 1,000,000), CSV, Parquet or an Arrow stream (at most 20,000,000)."""
-    media_type = answers.choose_media_type(request.headers.get("accept", ""))
+    media_type = choose_media_type(request.headers.get("accept", "*/*"), answers.MEDIA_TYPES)
     found = service.get_dataset(session, caller.workspace_id, dataset)
     rows = service.select_series(session, found.id, series, None)
     grid = service.grid_of(found) if rows else Grid("step")
@@ -193,16 +194,9 @@ def _to_series(row: SeriesRow, grid: Grid) -> schemas.SeriesOut:
 
 
 def _read_range(grid: Grid, start: str | None, end: str | None) -> tuple[int | None, int | None]:
-    first = None if start is None else grid.step_at_or_after(_read_moment("start", start, grid))
-    last = None if end is None else grid.step_at_or_before(_read_moment("end", end, grid))
+    first = None if start is None else grid.step_at_or_after(parse_moment(start, grid, {"in": "query", "name": "start"}))
+    last = None if end is None else grid.step_at_or_before(parse_moment(end, grid, {"in": "query", "name": "end"}))
     return first, last
-
-
-def _read_moment(name: str, text: str, grid: Grid) -> Any:
-    try:
-        return timestamps.read_moment(text, is_step=grid.freq == "step")
-    except ValueError as error:
-        raise InvalidRequest(f"query {name}: {error}", errors=[{"in": "query", "name": name, "detail": str(error)}]) from error
 
 
 def _check_size(rows: list[SeriesRow], first: int | None, last: int | None, most: int) -> None:

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from app.calendar import load_zone, parse_freq
+from app.calendar import parse_freq
 from app.errors import InvalidRequest
 from app.tables import NAME_PATTERN
+from app.zones import load_zone
 
 OnConflict = Literal["replace", "keep", "error"]
 Aggregate = Literal["mean", "sum", "min", "max", "last"]

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 
-from app.calendar import DAY_US, END_US, FIRST_US, FIRST_YEAR, LAST_YEAR, MAX_STEP, SECOND_US
+from app.calendar import DAY_US, MAX_STEP
 from app.datasets.observations import Bools, Ints
+from app.zones import END_US, FIRST_US, FIRST_YEAR, LAST_YEAR, SECOND_US
 
 DATE, CLOCK = "[0-9]{4}-[0-9]{2}-[0-9]{2}", "[0-9]{2}:[0-9]{2}:[0-9]{2}"
 USUAL_FORMS = [
@@ -138,18 +139,3 @@ def _from_microseconds(numbers: pl.Series, is_naive: bool | Bools) -> Points:
     bad = (numbers.is_null() | (numbers < FIRST_US) | (numbers >= END_US)).fill_null(True).to_numpy()
     naive = np.full(len(numbers), is_naive) if isinstance(is_naive, bool) else is_naive
     return Points(numbers.fill_null(0).to_numpy(), naive, is_integer=False, bad=bad)
-
-
-def read_moment(text: str, *, is_step: bool) -> datetime | int:
-    """One timestamp of a query: an integer where `is_step`, else aware, or naive where it has no offset. Raises ValueError."""
-    if "T" in text:
-        text = text.replace(" ", "+")  # a plus sign that was not escaped arrives as a space
-    points = _from_text(pl.Series([text], dtype=pl.String))
-    if points.bad[0] or points.is_integer is not is_step:
-        raise ValueError(
-            f"expected an integer, since the dataset's freq is step, found {text!r}" if is_step else describe(text)
-        )
-    if is_step:
-        return int(points.points[0])
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(points.points[0]))
-    return moment.replace(tzinfo=None) if points.is_naive[0] else moment

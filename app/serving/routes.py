@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from app.contract import SeriesId, Step
+from app.contract import SeriesId
 from app.dependencies import CallerNeeded, DatabaseNeeded, ModelName, PageNeeded, SettingsNeeded, choose_media_type
+from app.errors import Place
 from app.serving import formats, service
 from app.serving.cache import Forecasters
 from app.serving.schemas import ForecastInput, ForecastsOutput, Level
@@ -59,7 +60,7 @@ class Asked:
 @router.post("/{model}/forecasts", response_class=Response, responses=ANSWERS)
 def forecast(asked: Annotated[Asked, Depends()], body: ForecastInput | None = None) -> Response:
     """Forecasts of the version that serves, each series from its own last value, or of what `context` sends."""
-    return _answer(asked, (body or ForecastInput()).model_dump())
+    return _answer(asked, (body or ForecastInput()).model_dump(), {"pointer": "#/cutoff"})
 
 
 @router.get("/{model}/forecasts", response_class=Response, responses=ANSWERS)
@@ -77,28 +78,28 @@ def get_forecasts(
         "horizon": horizon,
         "quantile_levels": quantile_levels,
         "version": int(version) if version is not None and version.isdecimal() and len(version) < 10 else version,
-        "cutoff": _to_step(cutoff),
+        "cutoff": cutoff,
         "context": None,
     }
-    return _answer(asked, wanted)
+    return _answer(asked, wanted, {"in": "query", "name": "cutoff"})
 
 
-def _answer(asked: Asked, wanted: dict[str, Any]) -> Response:
+def _answer(asked: Asked, wanted: dict[str, Any], cutoff_place: Place) -> Response:
     keys: list[str] = []
     with asked.database.read() as session:
-        target = service.resolve(session, asked.caller.workspace_id, asked.model, wanted)
+        target = service.resolve(session, asked.caller.workspace_id, asked.model, wanted, cutoff_place)
         if wanted["context"] is not None:
             contexts = service.place_contexts(target, wanted["context"])
         elif wanted["series"]:
-            contexts = service.read_named(session, target, wanted["series"], wanted["cutoff"])
+            contexts = service.read_named(session, target, wanted["series"])
         elif asked.media_type in (formats.NDJSON, formats.CSV):
-            return _stream(asked, target, wanted["cutoff"])
+            return _stream(asked, target)
         elif asked.media_type in (formats.PARQUET, formats.ARROW):
             service.check_size(target, service.count_series(session, target), asked.settings)
-            contexts = service.join(list(_read_pages(asked, target, wanted["cutoff"])))
+            contexts = service.join(list(_read_pages(asked, target)))
         else:
             after = asked.page.after(str)
-            contexts, keys = service.read_page(session, target, wanted["cutoff"], after=after, limit=asked.page.limit)
+            contexts, keys = service.read_page(session, target, after=after, limit=asked.page.limit)
     service.check_size(target, len(contexts.names), asked.settings)
     forecasts = service.predict(asked.database, asked.forecasters, target, contexts)
     return Response(_write(forecasts, asked, asked.page.to_cursor(keys) if keys else None), media_type=asked.media_type)
@@ -118,12 +119,12 @@ def _write(forecasts: Forecasts, asked: Asked, next_cursor: str | None) -> bytes
     return formats.to_json(forecasts, next_cursor)
 
 
-def _stream(asked: Asked, target: Target, cutoff: Step | None) -> StreamingResponse:
+def _stream(asked: Asked, target: Target) -> StreamingResponse:
     """Page by page, so that memory stays flat; no session is open between two pages."""
 
     def parts() -> Iterator[bytes]:
         header = True
-        for contexts in _read_pages(asked, target, cutoff):
+        for contexts in _read_pages(asked, target):
             forecasts = service.predict(asked.database, asked.forecasters, target, contexts)
             csv = asked.media_type == formats.CSV
             yield formats.to_csv(forecasts, header=header) if csv else formats.to_ndjson(forecasts)
@@ -132,20 +133,13 @@ def _stream(asked: Asked, target: Target, cutoff: Step | None) -> StreamingRespo
     return StreamingResponse(parts(), media_type=asked.media_type)
 
 
-def _read_pages(asked: Asked, target: Target, cutoff: Step | None) -> Iterator[Contexts]:
+def _read_pages(asked: Asked, target: Target) -> Iterator[Contexts]:
     """At least one page, so that an empty table has its header."""
     after = None
     while True:
         with asked.database.read() as session:
-            contexts, keys = service.read_page(session, target, cutoff, after=after, limit=STREAM_PAGE)
+            contexts, keys = service.read_page(session, target, after=after, limit=STREAM_PAGE)
         yield contexts
         if len(keys) < STREAM_PAGE:
             return
         after = keys[-1]
-
-
-def _to_step(cutoff: str | None) -> Step | None:
-    """In a query everything is text: what looks like an integer is a step."""
-    if cutoff is not None and cutoff.lstrip("-").isdecimal():
-        return int(cutoff)
-    return cutoff

@@ -8,11 +8,12 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.calendar import Grid, parse_moment
+from app.calendar import Grid
+from app.contract import parse_moment
 from app.database import Database
 from app.datasets import service as datasets
 from app.datasets.store import SeriesRow
-from app.errors import ContextTooShort, HorizonTooLong, InvalidRequest, NoTrainedVersion, OffGrid, QuantileOutOfRange
+from app.errors import ContextTooShort, HorizonTooLong, InvalidRequest, NoTrainedVersion, OffGrid, Place, QuantileOutOfRange
 from app.lstm.config import MAX_CONTEXT_LENGTH
 from app.registry import service as registry
 from app.serving.cache import Forecasters
@@ -35,6 +36,7 @@ class Target:
     horizon: int
     quantile_levels: tuple[float, ...]
     context_length: int
+    cutoff_step: int | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Forecasts:
     warnings: list[list[str]]
 
 
-def resolve(session: Session, workspace_id: int, model_name: str, wanted: dict[str, Any]) -> Target:
+def resolve(session: Session, workspace_id: int, model_name: str, wanted: dict[str, Any], cutoff_place: Place) -> Target:
     """The version, horizon and levels that `wanted` (a ForecastInput as a dict) means; each refused with both sides named."""
     model = registry.get_model(session, workspace_id, model_name)
     version = _resolve_version(session, model, wanted["version"])
@@ -81,26 +83,28 @@ def resolve(session: Session, workspace_id: int, model_name: str, wanted: dict[s
             found=list(levels),
         )
     dataset = session.get_one(Dataset, version.dataset_id)
+    grid, cutoff = datasets.grid_of(dataset), wanted["cutoff"]
     return Target(
         model=model_name,
         version_id=version.id,
         version=version.number,
         dataset=dataset.name,
         dataset_id=dataset.id,
-        grid=datasets.grid_of(dataset),
+        grid=grid,
         horizon=horizon,
         quantile_levels=levels,
         context_length=version.config["context_length"],
+        cutoff_step=None if cutoff is None else grid.step_at_or_before(parse_moment(cutoff, grid, cutoff_place)),
     )
 
 
-def read_named(session: Session, target: Target, names: Sequence[str], cutoff: int | str | None) -> Contexts:
+def read_named(session: Session, target: Target, names: Sequence[str]) -> Contexts:
     """The contexts of these series, each named once. Raises NotFound, and ContextTooShort for one without a value to go by."""
     rows = datasets.select_series(session, target.dataset_id, list(dict.fromkeys(names)), None)
-    contexts = _read(session, target, rows, cutoff)
+    contexts = _read(session, target, rows)
     without = sorted({row.name for row in rows} - set(contexts.names))
     if without:
-        until = f" up to {cutoff}" if cutoff is not None else ""
+        until = "" if target.cutoff_step is None else f" up to {target.grid.to_labels(np.array([target.cutoff_step]))[0]}"
         raise ContextTooShort(
             f"series {without[0]!r} has no value{until} to forecast from"
             + (f" (and {len(without) - 1} more series)" if len(without) > 1 else ""),
@@ -109,12 +113,10 @@ def read_named(session: Session, target: Target, names: Sequence[str], cutoff: i
     return contexts
 
 
-def read_page(
-    session: Session, target: Target, cutoff: int | str | None, *, after: str | None, limit: int
-) -> tuple[Contexts, list[str]]:
+def read_page(session: Session, target: Target, *, after: str | None, limit: int) -> tuple[Contexts, list[str]]:
     """The contexts of the next `limit` series of the dataset by name, those without a value left out; and the page's names."""
     rows = datasets.list_series(session, target.dataset_id, "", after, limit)
-    return _read(session, target, rows, cutoff), [row.name for row in rows]
+    return _read(session, target, rows), [row.name for row in rows]
 
 
 def place_contexts(target: Target, given: Sequence[dict[str, Any]]) -> Contexts:
@@ -212,15 +214,14 @@ def _resolve_version(session: Session, model: Model, wanted: int | str | None) -
     )
 
 
-def _read(session: Session, target: Target, rows: Sequence[SeriesRow], cutoff: int | str | None) -> Contexts:
-    step = None if cutoff is None else target.grid.step_at_or_before(parse_moment(cutoff, "#/cutoff"))
-    values, cutoffs, known = datasets.read_contexts(session, rows, MAX_CONTEXT_LENGTH, step)
+def _read(session: Session, target: Target, rows: Sequence[SeriesRow]) -> Contexts:
+    values, cutoffs, known = datasets.read_contexts(session, rows, MAX_CONTEXT_LENGTH, target.cutoff_step)
     names = [row.name for row, is_known in zip(rows, known, strict=True) if is_known]
     return Contexts(names, values[known], cutoffs[known])
 
 
 def _place_start(grid: Grid, start: int | str, pointer: str) -> int:
-    moment = parse_moment(start, pointer)
+    moment = parse_moment(start, grid, {"pointer": pointer})
     before, after = grid.step_at_or_before(moment), grid.step_at_or_after(moment)
     if before != after:
         labels = grid.to_labels(np.array([before, after]))

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app import calendar
+from app.contract import parse_moment
 from app.database import insert_or_ignore, utc_now
 from app.datasets import service as datasets
 from app.errors import InvalidRequest, NotFound, NothingToLearn, TrainingEnded
@@ -218,7 +219,11 @@ def _freeze_cutoff(session: Session, dataset: Dataset, frozen: dict[str, Any]) -
             dataset=dataset.name,
         )
     last, grid = max(cutoffs), datasets.grid_of(dataset)
-    cutoff = last if frozen["end"] is None else min(last, grid.step_at_or_before(calendar.parse_moment(frozen["end"], "#/end")))
+    cutoff = (
+        last
+        if frozen["end"] is None
+        else min(last, grid.step_at_or_before(parse_moment(frozen["end"], grid, {"pointer": "#/end"})))
+    )
     if not any(row.count - row.missing >= 2 and _begins_before(row, cutoff) for row in rows):
         until = grid.to_labels(np.array([cutoff]))[0]
         raise NothingToLearn(
