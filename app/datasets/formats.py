@@ -6,16 +6,15 @@ does not. Rows of Parquet and Arrow are counted from 1, lines of NDJSON from 1.
 
 import csv
 import io
-from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from app.datasets.columns import ColumnOptions, Roles, read_columns, recognise
+from app.datasets.columns import ColumnOptions, read_columns, recognise
 from app.datasets.documents import read_json, read_ndjson
 from app.datasets.observations import Observations, refuse, show
+from app.datasets.parquet import read_parquet
 from app.errors import BodyTooLarge, InvalidObservations, UnsupportedMediaType
 
 JSON = "application/json"
@@ -24,8 +23,6 @@ CSV = "text/csv"
 PARQUET = "application/vnd.apache.parquet"
 ARROW = "application/vnd.apache.arrow.stream"
 MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
-
-T = TypeVar("T")
 
 MAX_ROWS = 20_000_000
 """Rows of one body: a small Parquet file may unpack to more than memory holds."""
@@ -140,27 +137,25 @@ def _refuse_csv(body: bytes, width: int, reason: str) -> InvalidObservations:
 
 
 def _read_parquet(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
-    roles = recognise(list(_unpack("Parquet", lambda: pl.read_parquet_schema(io.BytesIO(body)))), options)
-    _check_count(int(_unpack("Parquet", lambda: pl.scan_parquet(io.BytesIO(body)).select(pl.len()).collect()).item()))
-    frame = _unpack("Parquet", lambda: pl.read_parquet(io.BytesIO(body), columns=roles.names()))
-    return read_columns(frame, roles, default_series)
+    def choose(columns: list[str], rows: int) -> list[str]:
+        _check_count(rows)
+        return recognise(columns, options).names()
+
+    frame = read_parquet(body, choose)
+    return read_columns(frame, recognise(frame.columns, options), default_series)
 
 
 def _read_arrow(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
-    frame = _unpack("Arrow stream", lambda: pl.read_ipc_stream(io.BytesIO(body)))
-    _check_count(len(frame))
-    roles: Roles = recognise(frame.columns, options)
-    return read_columns(frame.select(roles.names()), roles, default_series)
-
-
-def _unpack(kind: str, read: Callable[[], T]) -> T:
-    """What `read` gives; damaged bytes make the reader raise, or panic, both of which are the sender's matter."""
     try:
-        return read()
+        frame = pl.read_ipc_stream(io.BytesIO(body))
     except (PolarsError, PanicException, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
         raise InvalidObservations(
-            f"the body is no readable {kind}: {str(error).splitlines()[0][:200]}; was it cut off?"
+            f"the body is no readable Arrow stream: {reason}; was it cut off or changed on its way?"
         ) from error
+    _check_count(len(frame))
+    roles = recognise(frame.columns, options)
+    return read_columns(frame.select(roles.names()), roles, default_series)
 
 
 def _check_count(count: int) -> None:
