@@ -22,15 +22,22 @@ from app.errors import InvalidObservations
 PROCESS = Path(__file__).with_name("parquet_process.py")
 MAX_SECONDS = 120
 """A file that is not unpacked by then is refused."""
+MAX_PROCESSES = 2
+"""How many files one API process has unpacked at once; more wait."""
+
+_PLACES = threading.BoundedSemaphore(MAX_PROCESSES)
 
 
 def read_parquet(body: bytes, choose: Callable[[list[str], int], list[str]]) -> pl.DataFrame:
     """The columns that `choose` picks, told all names and the number of rows. Raises InvalidObservations, and what `choose` raises."""
     command = [sys.executable, "-I", str(PROCESS)]
     environment = {**os.environ, "POLARS_MAX_THREADS": str(pl.thread_pool_size())}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    ) as process:
+    with (
+        _PLACES,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        ) as process,
+    ):
         watch = threading.Timer(MAX_SECONDS, process.kill)
         watch.start()
         try:

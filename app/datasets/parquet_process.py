@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import polars as pl
 
-MAX_MEMORY_BYTES = 8 * 2**30
+MAX_MEMORY_BYTES = 4 * 2**30
 
 
 def main() -> None:

@@ -123,6 +123,8 @@ def test_json_is_refused_by_its_pointer(body: object, place: str) -> None:
         ('series,timestamp,value\n"a",2024-01-01,1\na,2024-01-02\n', 3, None),
         ("timestamp,value\n2024-01-01,1\n2024-01-02,2,3\n", 3, None),
         ("timestamp,timestamp,value\n2024-01-01,2024-01-01,1\n", 1, "timestamp"),
+        ("\n\r\ntimestamp,timestamp,value\n2024-01-01,2024-01-01,1\n", 3, "timestamp"),
+        ('timestamp,value\n"' + "x" * 200_000 + '",\n', 2, None),
     ],
 )
 def test_csv_is_refused_by_its_row(text: str, row: int, column: str | None) -> None:
@@ -148,7 +150,7 @@ def test_a_broken_row_far_down_is_named_and_so_are_the_first_twenty() -> None:
     ("text", "words"),
     [
         ("", "empty"),
-        ("\n", "row 1"),
+        ("\n", "expected a header"),
         ("timestamp,value\n", "no rows"),
         ("timestamp;value\n2024-01-01;1\n", "commas"),
         ("when,value\n2024-01-01,1\n", "timestamp_column"),
@@ -221,6 +223,10 @@ def test_a_small_file_that_unpacks_to_too_many_rows_is_refused(monkeypatch: pyte
     monkeypatch.setattr(formats, "MAX_ROWS", 1000)
     body = to_parquet(timestamp=pl.Series([0] * 1001).cast(pl.Date), value=[1.0] * 1001)
     assert isinstance(refuse(body, formats.PARQUET), BodyTooLarge)
+
+
+def test_one_column_plays_one_role() -> None:
+    assert "two roles" in refuse("timestamp,value\n2024-01-01,1\n", formats.CSV, value="timestamp", ignore_others=True).detail
 
 
 @pytest.mark.parametrize(
