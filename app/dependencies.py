@@ -54,7 +54,7 @@ class Page:
 
     def after(self, kind: type[K]) -> K | None:
         """The key after which the page begins: None for the first one. A cursor of another list is refused."""
-        if self._after is not None and type(self._after) is not kind:
+        if self._after is not None and (type(self._after) is not kind or not _is_storable(self._after)):
             raise _not_a_cursor()
         return self._after
 
@@ -75,6 +75,11 @@ def get_page(
         return Page(limit, orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))))
     except (binascii.Error, ValueError) as error:
         raise _not_a_cursor() from error
+
+
+def _is_storable(key: int | str) -> bool:
+    """Whether a database can compare with it: PostgreSQL takes neither null characters nor more than 64 bits."""
+    return "\x00" not in key if isinstance(key, str) else -(2**63) <= key < 2**63
 
 
 def _not_a_cursor() -> InvalidRequest:
