@@ -56,11 +56,9 @@ class Page:
 
     def after(self, kind: type[K]) -> K | None:
         """The key after which the page begins: None for the first one. A cursor of another list is refused."""
-        key = self._after
-        is_stored = "\0" not in key if isinstance(key, str) else isinstance(key, int) and abs(key) < 2**63
-        if key is not None and not (type(key) is kind and is_stored):
+        if self._after is not None and (type(self._after) is not kind or not _is_storable(self._after)):
             raise _not_a_cursor()
-        return key
+        return self._after
 
     def to_cursor(self, keys: list[Any]) -> str | None:
         """The cursor behind the last of `keys`, or None when the page was not full."""
@@ -81,6 +79,11 @@ def get_page(
         raise _not_a_cursor() from error
 
 
+def _is_storable(key: int | str) -> bool:
+    """Whether a database can compare with it: PostgreSQL takes neither null characters nor more than 64 bits."""
+    return "\x00" not in key if isinstance(key, str) else -(2**63) <= key < 2**63
+
+
 def _not_a_cursor() -> InvalidRequest:
     detail = "expected the next_cursor of an earlier page of this list"
     return InvalidRequest(f"query cursor: {detail}", errors=[{"in": "query", "name": "cursor", "detail": detail}])
@@ -92,7 +95,7 @@ def choose_media_type(accept: str, offered: Sequence[str]) -> str:
     for position, part in enumerate((accept or "*/*").split(",")):
         media_type, *parameters = [piece.strip().lower() for piece in part.split(";")]
         quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
-        wishes.append((-float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0, position, media_type))
+        wishes.append((-float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else -1.0, position, media_type))
     for minus_quality, _, wish in sorted(wishes):
         for media_type in offered:
             if minus_quality < 0 and (wish in (media_type, "*/*") or wish == media_type.split("/")[0] + "/*"):

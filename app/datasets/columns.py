@@ -50,6 +50,8 @@ def recognise(found: list[str], options: ColumnOptions) -> Roles:
         _find_role("timestamp", options.timestamp, TIMESTAMP_NAMES, found) or "",
         _find_role("value", options.value, VALUE_NAMES, found) or "",
     )
+    if len(set(roles.names())) < len(roles.names()):
+        raise InvalidObservations(f"one column cannot play two roles, found {', '.join(map(show, roles.names()))}")
     others = [name for name in found if name not in roles.names()]
     if others and not options.ignore_others:
         raise InvalidObservations(

@@ -19,7 +19,7 @@ from app.calendar import MAX_STEP
 from app.datasets import timestamps
 from app.datasets.chunks import Floats
 from app.datasets.columns import ColumnOptions, Roles, describe_id, read_series, recognise
-from app.datasets.observations import Bools, Ints, Observations, Refusals, mark_missing, refuse, show
+from app.datasets.observations import MAX_PLACES, Bools, Ints, Observations, Refusals, mark_missing, refuse, show
 from app.datasets.schemas import check_freq
 from app.datasets.store import SERIES_ID
 from app.errors import InvalidObservations, Place
@@ -219,7 +219,7 @@ def _refuse_rows(
             key: str(value).rpartition("/")[0] if key == "pointer" else value for key, value in place(index, "value").items()
         }
         whole.pop("column", None)
-        places += [{**whole, "detail": detail} for detail in details[: 20 - len(places)]]
+        places += [{**whole, "detail": detail} for detail in details[: MAX_PLACES - len(places)]]
     return refuse(places, total)
 
 
@@ -231,7 +231,7 @@ def _refuse_lines(lines: list[bytes], numbers: Ints) -> InvalidObservations:
             orjson.loads(line)
         except orjson.JSONDecodeError as error:
             total += 1
-            if total <= 20:
+            if total <= MAX_PLACES:
                 places.append({"row": number, "detail": f"not valid JSON: {error.msg} (character {error.pos})"})
     return refuse(places, total)
 

@@ -6,17 +6,16 @@ does not. Rows of Parquet and Arrow are counted from 1, lines of NDJSON from 1.
 
 import csv
 import io
-from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from app.datasets.columns import ColumnOptions, Roles, read_columns, recognise
+from app.datasets.columns import ColumnOptions, read_columns, recognise
 from app.datasets.documents import read_json, read_ndjson
-from app.datasets.observations import Observations, refuse, show
-from app.errors import BodyTooLarge, InvalidObservations, UnsupportedMediaType
+from app.datasets.observations import MAX_PLACES, Observations, refuse, show
+from app.datasets.parquet import read_parquet
+from app.errors import BodyTooLarge, InvalidObservations, Place, UnsupportedMediaType
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -25,8 +24,7 @@ PARQUET = "application/vnd.apache.parquet"
 ARROW = "application/vnd.apache.arrow.stream"
 MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
 
-T = TypeVar("T")
-
+MAX_HEADER_BYTES = 65_536
 MAX_ROWS = 20_000_000
 """Rows of one body: a small Parquet file may unpack to more than memory holds."""
 
@@ -62,10 +60,12 @@ def _read_csv(body: bytes, options: ColumnOptions, default_series: str) -> Obser
     try:
         frame = pl.read_csv(io.BytesIO(body), infer_schema=False)
     except (PolarsError, PanicException) as error:
-        raise _refuse_csv(body, len(header), str(error).split("\n")[0]) from error
+        reason = str(error).partition("\n")[0]
+        refusal = _find_ragged(body, len(header))  # names what the reader only said that it could not read
+        raise refusal or InvalidObservations(f"the CSV could not be read: {reason}; is a quote open?") from error
     _check_count(len(frame))
     if frame.width != len(header):
-        raise refuse([{"row": 1, "detail": "the header could not be read"}], 1)
+        raise refuse([{"row": first_row, "detail": f"the header is longer than {MAX_HEADER_BYTES} bytes"}], 1)
     if frame[:, -1].null_count():
         _check_fields(body, frame)
     frame = frame.rename(dict(zip(frame.columns, header, strict=True)))
@@ -79,26 +79,25 @@ def _read_csv(body: bytes, options: ColumnOptions, default_series: str) -> Obser
 def _read_header(body: bytes) -> tuple[list[str], int]:
     """(names, the row they stand in)."""
     start = len(body) - len(body.lstrip(b"\r\n"))
+    row = body.count(b"\n", 0, start) + 1
     try:
-        text = body[start : start + 65_536].decode("utf-8-sig", errors="ignore")
-        header = next(csv.reader(io.StringIO(text), strict=True), [])
-        body[:65_536].decode("utf-8-sig")
-    except csv.Error as error:
-        raise refuse([{"row": 1, "detail": f"the header could not be read: {error}"}], 1) from error
+        text = body[start : start + MAX_HEADER_BYTES].decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.reason != "unexpected end of data":
-            row = body.count(b"\n", 0, error.start) + 1
-            raise refuse(
-                [{"row": row, "detail": f"expected text in UTF-8, found the byte 0x{body[error.start]:02x}"}], 1
-            ) from error
+        if len(body) - start <= MAX_HEADER_BYTES or error.reason != "unexpected end of data":
+            raise _refuse_encoding(body, start + error.start) from error
+        text = body[start : start + error.start].decode("utf-8-sig")
+    try:
+        header = next(csv.reader(io.StringIO(text), strict=True), [])
+    except csv.Error as error:
+        raise refuse([{"row": row, "detail": f"the header could not be read: {error}"}], 1) from error
     if not header:
         raise refuse(
-            [{"row": 1, "detail": "expected a header with the names of the columns, found nothing: the body is empty"}], 1
+            [{"row": row, "detail": "expected a header with the names of the columns, found nothing: the body is empty"}], 1
         )
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise refuse([{"row": 1, "column": name[:80], "detail": "two columns have this name"} for name in twice], len(twice))
-    return header, body.count(b"\n", 0, start) + 1
+        raise refuse([{"row": row, "column": name[:80], "detail": "two columns have this name"} for name in twice], len(twice))
+    return header, row
 
 
 def _check_fields(body: bytes, frame: pl.DataFrame) -> None:
@@ -116,51 +115,47 @@ def _check_fields(body: bytes, frame: pl.DataFrame) -> None:
 
 
 def _find_ragged(body: bytes, width: int) -> InvalidObservations | None:
-    """The error that names the rows with too few or too many fields; None if there is none."""
-    places, total = [], 0
-    reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""))
-    for row, fields in enumerate(reader, 1):
-        if len(fields) not in (0, width):
-            total += 1
-            if total <= 20:
-                places.append({"row": row, "detail": f"expected {width} fields, found {len(fields)}"})
+    """The error that names the rows with too few or too many fields, or one that cannot be read; None if there is none."""
+    places: list[Place] = []
+    total = row = 0
+    try:
+        for row, fields in enumerate(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline="")), 1):
+            if len(fields) not in (0, width):
+                total += 1
+                if total <= MAX_PLACES:
+                    places.append({"row": row, "detail": f"expected {width} fields, found {len(fields)}"})
+    except csv.Error as error:
+        return refuse([{"row": row + 1, "detail": f"this row could not be read: {error}"}], 1)
+    except UnicodeDecodeError as error:
+        return _refuse_encoding(body, error.start)
     return refuse(places, total) if places else None
 
 
-def _refuse_csv(body: bytes, width: int, reason: str) -> InvalidObservations:
-    """Names what the reader only said that it could not read."""
-    try:
-        error = _find_ragged(body, width)
-    except UnicodeDecodeError as broken:
-        row = body.count(b"\n", 0, broken.start) + 1
-        return refuse([{"row": row, "detail": f"expected text in UTF-8, found the byte 0x{body[broken.start]:02x}"}], 1)
-    except csv.Error as broken:
-        reason, error = str(broken), None
-    return error or InvalidObservations(f"the CSV could not be read: {reason}; is a quote open?")
+def _refuse_encoding(body: bytes, at: int) -> InvalidObservations:
+    row = body.count(b"\n", 0, at) + 1
+    return refuse([{"row": row, "detail": f"expected text in UTF-8, found the byte 0x{body[at]:02x}"}], 1)
 
 
 def _read_parquet(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
-    roles = recognise(list(_unpack("Parquet", lambda: pl.read_parquet_schema(io.BytesIO(body)))), options)
-    _check_count(int(_unpack("Parquet", lambda: pl.scan_parquet(io.BytesIO(body)).select(pl.len()).collect()).item()))
-    frame = _unpack("Parquet", lambda: pl.read_parquet(io.BytesIO(body), columns=roles.names()))
-    return read_columns(frame, roles, default_series)
+    def choose(columns: list[str], rows: int) -> list[str]:
+        _check_count(rows)
+        return recognise(columns, options).names()
+
+    frame = read_parquet(body, choose)
+    return read_columns(frame, recognise(frame.columns, options), default_series)
 
 
 def _read_arrow(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
-    frame = _unpack("Arrow stream", lambda: pl.read_ipc_stream(io.BytesIO(body)))
-    _check_count(len(frame))
-    roles: Roles = recognise(frame.columns, options)
-    return read_columns(frame.select(roles.names()), roles, default_series)
-
-
-def _unpack(kind: str, read: Callable[[], T]) -> T:
-    """What `read` gives; damaged bytes make the reader raise, or panic, both of which are the sender's matter."""
     try:
-        return read()
+        frame = pl.read_ipc_stream(io.BytesIO(body))
     except (PolarsError, PanicException, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
         raise InvalidObservations(
-            f"the body is no readable {kind}: {str(error).splitlines()[0][:200]}; was it cut off?"
+            f"the body is no readable Arrow stream: {reason}; was it cut off or changed on its way?"
         ) from error
+    _check_count(len(frame))
+    roles = recognise(frame.columns, options)
+    return read_columns(frame.select(roles.names()), roles, default_series)
 
 
 def _check_count(count: int) -> None:

@@ -105,7 +105,7 @@ def observed(draw: st.DrawFn) -> Points:
 
 
 @pytest.mark.parametrize("media_type", WRITERS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(points=observed())
 def test_what_is_posted_is_read_back_bit_for_bit(client: Any, media_type: str, points: Points) -> None:
     dataset = next(fresh)

@@ -108,7 +108,14 @@ def test_lists_page_through_everything_once(client: Any) -> None:
         assert found == expected
     assert [item["id"] for item in client.get("/v1/datasets/a/series?prefix=x").json()["items"]] == ["x1", "x2"]
     assert client.get("/v1/datasets/a/series?prefix=%00").json()["items"] == []
-    for query in ("limit=0", "limit=1001", f"limit={10**30}", "cursor=%00", "cursor=5"):
+    for query in (
+        "limit=0",
+        "limit=1001",
+        f"limit={10**30}",
+        "cursor=%00",
+        "cursor=5",
+        "cursor=ImFcdTAwMDAi",
+    ):  # the last: "a\u0000"
         assert problem_of(client.get(f"/v1/datasets?{query}")) == (422, "invalid-request")
 
 

@@ -1,0 +1,76 @@
+"""Parquet -> a DataFrame, unpacked in a process of its own.
+
+A damaged Parquet file can make its reader allocate without bound or abort, which would take the whole service with it; a Python
+exception is only one of the things that may happen. Starting the process costs a quarter of a second.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from app.errors import InvalidObservations
+
+PROCESS = Path(__file__).with_name("parquet_process.py")
+MAX_SECONDS = 120
+"""A file that is not unpacked by then is refused."""
+MAX_PROCESSES = 2
+"""How many files one API process has unpacked at once; more wait."""
+
+_PLACES = threading.BoundedSemaphore(MAX_PROCESSES)
+
+
+def read_parquet(body: bytes, choose: Callable[[list[str], int], list[str]]) -> pl.DataFrame:
+    """The columns that `choose` picks, told all names and the number of rows. Raises InvalidObservations, and what `choose` raises."""
+    command = [sys.executable, "-I", str(PROCESS)]
+    environment = {**os.environ, "POLARS_MAX_THREADS": str(pl.thread_pool_size())}
+    with (
+        _PLACES,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        ) as process,
+    ):
+        watch = threading.Timer(MAX_SECONDS, process.kill)
+        watch.start()
+        try:
+            return _converse(process, body, choose)
+        finally:
+            watch.cancel()
+            process.kill()
+
+
+def _converse(process: subprocess.Popen[bytes], body: bytes, choose: Callable[[list[str], int], list[str]]) -> pl.DataFrame:
+    if process.stdin is None or process.stdout is None:
+        raise TypeError("the process was started without pipes")
+    _send(process.stdin, len(body).to_bytes(8, "big") + body)
+    about = _read_json(process.stdout.readline())
+    _send(process.stdin, json.dumps(choose(about["columns"], about["rows"])).encode() + b"\n")
+    unpacked = process.stdout.read()
+    if not unpacked or unpacked.startswith(b"{"):
+        raise _refuse(_read_json(unpacked)["error"])
+    return pl.read_ipc_stream(io.BytesIO(unpacked))
+
+
+def _send(pipe: Any, data: bytes) -> None:
+    with suppress(BrokenPipeError):  # it has ended: what it said, or did not, tells why
+        pipe.write(data)
+        pipe.flush()
+
+
+def _read_json(line: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(line) if line else {"error": "its reader gave up"}
+    if "error" in found and "columns" not in found:
+        raise _refuse(found["error"])
+    return found
+
+
+def _refuse(reason: str) -> InvalidObservations:
+    return InvalidObservations(f"the body is no readable Parquet: {reason}; was it cut off or changed on its way?")

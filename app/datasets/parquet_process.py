@@ -1,0 +1,44 @@
+"""The process that unpacks one Parquet file, run as a script by parquet.py. Standard library and polars only: it must start fast.
+
+    in   8 bytes: the length of the file; the file; then, once the answer is out, a line of JSON: the columns to read
+    out  a line of JSON: {"columns": [...], "rows": n} or {"error": "..."}; then an Arrow stream of those columns, or nothing
+
+Its memory is limited, where the system can do that: a small file may unpack to more than the machine has.
+"""
+
+import io
+import json
+import sys
+from contextlib import suppress
+
+import polars as pl
+
+MAX_MEMORY_BYTES = 4 * 2**30
+
+
+def main() -> None:
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    body = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(sys.stdin.buffer.read(8), "big")))
+    try:
+        columns = list(pl.read_parquet_schema(body))
+        rows = pl.scan_parquet(body).select(pl.len()).collect().item()
+        answer(json.dumps({"columns": columns, "rows": rows}).encode() + b"\n")
+        chosen = json.loads(sys.stdin.buffer.readline())
+        unpacked = io.BytesIO()
+        pl.read_parquet(body, columns=chosen).write_ipc_stream(unpacked)
+    except Exception as error:  # noqa: BLE001 - whatever a damaged file raises is the sender's matter
+        answer(json.dumps({"error": str(error).split("\n")[0][:200]}).encode() + b"\n")
+    else:
+        answer(unpacked.getbuffer())
+
+
+def answer(data: bytes | memoryview) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()
