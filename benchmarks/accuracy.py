@@ -64,7 +64,8 @@ def score_set(series: SeriesSet, seed: int, **asked: Any) -> dict[str, Any]:
     reference = np.stack([naive2(h, series.horizon, series.season_length) for h in series.history])  # [S, H]
     naive = score(actual, reference[..., None], (0.5,), scales)
     ours["naive2"] = naive
-    ours["owa"] = (ours["smape"] / naive["smape"] + ours["mase"] / naive["mase"]) / 2
+    known = None not in (naive["smape"], naive["mase"])  # Naive2 divides by the history, which may be zero
+    ours["owa"] = (ours["smape"] / naive["smape"] + ours["mase"] / naive["mase"]) / 2 if known else float("nan")
     return {**ours, "seconds": seconds, "weight": learned.config["net_weight"], "warnings": learned.warnings}
 
 

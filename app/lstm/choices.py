@@ -28,7 +28,7 @@ class Amount:
 AMOUNTS = (
     Amount(2_000, hidden_size=32, steps=300, learning_rate=1e-3, dropout=0.3, weight_decay=0.05, net_weight=0.25),
     Amount(150_000, hidden_size=64, steps=600, learning_rate=1e-3, dropout=0.3, weight_decay=0.1, net_weight=0.5),
-    Amount(math.inf, hidden_size=64, steps=1500, learning_rate=5e-3, dropout=0.0, weight_decay=1e-4, net_weight=1.0),
+    Amount(math.inf, hidden_size=64, steps=1200, learning_rate=3e-3, dropout=0.0, weight_decay=1e-4, net_weight=1.0),
 )
 
 
@@ -60,7 +60,7 @@ def choose(request: Request, series: Series, device: str) -> Config:
     reasons["transformation"] = f"{share:.0%} of the series are positive throughout; windows that are not take no logarithm"
     windows = len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
     amount = next(amount for amount in AMOUNTS if windows < amount.windows)
-    batch_size = request.batch_size or int(min(64, max(16, 2 ** round(math.log2(max(windows, 1) / 4)))))
+    batch_size = request.batch_size or int(min(32, max(16, 2 ** round(math.log2(max(windows, 1) / 4)))))
     steps = request.max_steps or amount.steps
     reasons["steps"] = "as asked" if request.max_steps else f"by the {windows} windows there are to learn from"
     if request.max_epochs is not None:

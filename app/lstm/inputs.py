@@ -14,6 +14,8 @@ from app.lstm.prior import Prior, describe_windows, regroup_gaps, slot_numbers
 from app.lstm.scaling import Scaling, fill, fit_scaling
 from app.lstm.windows import Floats
 
+WIDENING = 1.2
+"""Real series surprise more than synthetic ones: what the prior's quantiles lack where nothing can calibrate them."""
 LEAST_UNIT = 0.02
 """Of the window's spread: noise is never taken to be less."""
 
@@ -67,7 +69,7 @@ class Preparation:
         facts, inputs, scaling = self.describe(contexts)
         with torch.no_grad():
             logits, shift, gaps = self.prior(facts, self._slots)
-            gaps = regroup_gaps(gaps, self.config.quantile_levels) * inputs.unit.unsqueeze(-1)
+            gaps = WIDENING * regroup_gaps(gaps, self.config.quantile_levels) * inputs.unit.unsqueeze(-1)
         return (
             Inputs(inputs.window, inputs.mask, inputs.features, inputs.bases, logits, shift * inputs.unit, gaps, inputs.unit),
             scaling,

@@ -38,15 +38,15 @@ def chance(rng: np.random.Generator, share: float, count: int) -> Floats:
 
 
 def trend(rng: np.random.Generator, count: int, length: int) -> Floats:
-    """Straight pieces: up to four changes of slope, and now and then a jump; [B, T]."""
+    """Straight pieces: up to three changes of slope, and now and then a jump; [B, T]."""
     steps = np.arange(length)  # [T]
     size = log_uniform(rng, 0.0003, 0.06, count) * chance(rng, 0.75, count)  # [B, 1], of the level per step
     lines = size * rng.normal(0.3, 1, (count, 1)) * steps  # [B, T]
-    for _ in range(4):
+    for _ in range(3):
         after = np.maximum(steps - rng.uniform(0, length, (count, 1)), 0)  # [B, T]
-        lines += chance(rng, 0.6, count) * size * rng.normal(0, 1.3, (count, 1)) * after
+        lines += chance(rng, 0.5, count) * size * rng.standard_normal((count, 1)) * after
     jump = steps >= rng.uniform(0, length, (count, 1))  # [B, T]
-    lines += chance(rng, 0.3, count) * rng.normal(0, 0.2, (count, 1)) * jump
+    lines += chance(rng, 0.25, count) * rng.normal(0, 0.2, (count, 1)) * jump
     limit = log_uniform(rng, 0.5, 8, count)  # [B, 1], growth ends somewhere
     return limit * np.tanh(lines / limit)
 
