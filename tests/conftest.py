@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import psycopg
 import pytest
 import redis
@@ -28,6 +30,8 @@ MUST_HAVE_SERVERS = os.environ.get("ENGRAM_TEST_REQUIRE_SERVERS") == "1"
 
 
 configure_logging(Settings(log_level="warning"), "test")
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
 
 
 def missing(reason: str) -> None:
@@ -108,6 +112,23 @@ def client(settings: Settings) -> Iterator["Client"]:
     """The whole API in this process, without a worker: a training stays queued."""
     with Client(settings) as client:
         yield client
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple["Client", Executor]]:
+    """As `client` and `executor`, on a database that lasts for the module: for tests that only read what was trained once."""
+    folder = tmp_path_factory.mktemp("kept")
+    with ExitStack() as stack:
+        url = f"sqlite:///{folder / 'engram.db'}"
+        if request.param == "postgresql":
+            server = request.getfixturevalue("postgres_server")
+            url = stack.enter_context(scratch.make_postgres(server, request.getfixturevalue("postgres_template")))
+        settings = Settings(data_dir=folder, database_url=url)
+        database = Database(url)
+        stack.callback(database.close)
+        migrations.upgrade(database)
+        client = stack.enter_context(Client(settings))
+        yield client, Executor(database, settings, "test-worker", ("cpu",))
 
 
 class Client:

@@ -23,7 +23,7 @@ def champion(client: Client) -> int:
     return int(client.post("/v1/models/air/forecasts").json()["version"])
 
 
-def test_versions_are_listed_read_promoted_rolled_back_and_deleted(two_versions: Client) -> None:
+def test_versions_are_listed_read_promoted_rolled_back_and_deleted(two_versions: Client, executor: Executor) -> None:
     client = two_versions
     model = client.get("/v1/models/air").json()
     assert (model["dataset"], model["horizon"], model["aliases"], model["newest_version"]) == ("air", 6, {"champion": 2}, 2)
@@ -48,16 +48,10 @@ def test_versions_are_listed_read_promoted_rolled_back_and_deleted(two_versions:
     assert client.delete("/v1/models/air/versions/2").status_code == 204
     assert client.get("/v1/models/air/versions/2").status_code == 404
     assert client.get("/v1/models/air").json()["newest_version"] == 1
+    assert client.train(executor, "air")["version"] == 3, "a deleted number never comes back"
 
 
-def test_a_deleted_number_never_comes_back(two_versions: Client, executor: Executor) -> None:
-    client = two_versions
-    client.put("/v1/models/air/aliases/champion", json={"version": 1})
-    client.delete("/v1/models/air/versions/2")
-    assert client.train(executor, "air")["version"] == 3
-
-
-def test_an_artifact_is_what_its_etag_says(two_versions: Client) -> None:
+def test_artifacts_are_checked_and_all_goes_with_the_dataset(two_versions: Client, database: Database) -> None:
     client = two_versions
     answer = client.get("/v1/models/air/versions/1/artifact")
     sha256 = hashlib.sha256(answer.content).hexdigest()
@@ -67,17 +61,35 @@ def test_an_artifact_is_what_its_etag_says(two_versions: Client) -> None:
     again = client.get("/v1/models/air/versions/1/artifact", headers={"If-None-Match": f'"{sha256}"'})
     assert (again.status_code, again.content) == (304, b"")
 
-
-def test_a_damaged_artifact_is_said_and_the_other_version_serves(two_versions: Client, database: Database) -> None:
-    client = two_versions
-    with database.write() as session:
+    with database.write() as session:  # a damaged artifact is said, and the other version serves
         newest = sa.select(Version.id).where(Version.number == 2).scalar_subquery()
         session.execute(sa.update(Artifact).where(Artifact.version_id == newest).values(data=b"damaged"))
         session.commit()
-    answer = client.post("/v1/models/air/forecasts")
-    assert (answer.status_code, answer.json()["type"]) == (500, "/problems/artifact-corrupt")
+    damaged = client.post("/v1/models/air/forecasts")
+    assert (damaged.status_code, damaged.json()["type"]) == (500, "/problems/artifact-corrupt")
     client.put("/v1/models/air/aliases/champion", json={"version": 1})
     assert champion(client) == 1
+
+    refused = client.delete("/v1/datasets/air")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/dataset-in-use")
+    assert client.delete("/v1/datasets/air?cascade=true").status_code == 204
+    assert client.get("/v1/models").json()["items"] == []
+    assert count_rows(database) == 0
+
+
+def count_rows(database: Database) -> int:
+    with database.read() as session:
+        tables = (Version, Artifact, Alias, BacktestWindow, Training)
+        return sum(session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() for table in tables)
+
+
+def test_a_deleted_model_takes_everything_along(client: Client, executor: Executor, database: Database) -> None:
+    client.post_air()
+    client.train(executor, "air", dataset="air", horizon=6, **QUICK)
+    assert count_rows(database) > 0
+    assert client.delete("/v1/models/air").status_code == 204
+    assert client.get("/v1/models/air").status_code == 404
+    assert count_rows(database) == 0
 
 
 def test_the_backtest_stands_beside_what_happened(client: Client, executor: Executor) -> None:
@@ -114,21 +126,6 @@ def test_promotion_follows_the_request(client: Client, executor: Executor) -> No
     bad = client.train(executor, "air", promote="if_better", fit={"max_steps": 1, "learning_rate": 1e-9})
     assert bad["metrics"]["champion"]["wql"] < bad["metrics"]["backtest"]["wql"]
     assert champion(client) == 2
-
-
-def test_a_deleted_model_takes_everything_along(two_versions: Client, database: Database) -> None:
-    assert two_versions.delete("/v1/models/air").status_code == 204
-    assert two_versions.get("/v1/models/air").status_code == 404
-    with database.read() as session:
-        for table in (Version, Artifact, Alias, BacktestWindow, Training):
-            assert session.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 0
-
-
-def test_a_dataset_that_was_learned_from_stays(two_versions: Client) -> None:
-    refused = two_versions.delete("/v1/datasets/air")
-    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/dataset-in-use")
-    assert two_versions.delete("/v1/datasets/air?cascade=true").status_code == 204
-    assert two_versions.get("/v1/models").json()["items"] == []
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,13 @@ ARROW = "application/vnd.apache.arrow.stream"
 PARQUET = "application/vnd.apache.parquet"
 
 
-@pytest.fixture
-def three(client: Client, executor: Executor) -> Client:
-    """Daily series a, b, c of 60, 61, 62 days, trained for 5 days; `empty` holds only missing values."""
+@pytest.fixture(scope="module")
+def three(kept: tuple[Client, Executor]) -> Client:
+    """Daily series a, b, c of 60, 61, 62 days, trained for 5 days; `empty` holds only missing values. Not to be written to."""
+    return train_days(*kept)
+
+
+def train_days(client: Client, executor: Executor) -> Client:
     random = np.random.default_rng(1)
     series: list[dict[str, Any]] = [
         {
@@ -66,13 +70,14 @@ def test_some_series_a_shorter_horizon_other_levels(three: Client) -> None:
         assert low <= forecast["quantiles"]["0.2"][0] <= high
 
 
-def test_as_of_a_cutoff_nothing_after_it_is_seen(three: Client) -> None:
-    before = ask(three, series=["a"], cutoff="2024-02-10T18:00:00Z")["forecasts"][0]
+def test_as_of_a_cutoff_nothing_after_it_is_seen(client: Client, executor: Executor) -> None:
+    train_days(client, executor)
+    before = ask(client, series=["a"], cutoff="2024-02-10T18:00:00Z")["forecasts"][0]
     assert before["cutoff"] == "2024-02-10T00:00:00Z"
     later = [{"series": "a", "timestamp": f"2024-02-{day}", "value": 1e6} for day in range(11, 20)]
-    assert three.post("/v1/datasets/days/observations", json={"observations": later}).status_code == 200
-    assert ask(three, series=["a"], cutoff="2024-02-10T18:00:00Z")["forecasts"][0] == before
-    assert ask(three, series=["a"])["forecasts"][0]["median"] != before["median"]
+    assert client.post("/v1/datasets/days/observations", json={"observations": later}).status_code == 200
+    assert ask(client, series=["a"], cutoff="2024-02-10T18:00:00Z")["forecasts"][0] == before
+    assert ask(client, series=["a"])["forecasts"][0]["median"] != before["median"]
 
 
 def test_an_inline_context_is_forecast_like_the_stored_series_and_not_stored(three: Client) -> None:
