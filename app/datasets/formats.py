@@ -6,6 +6,7 @@ does not. Rows of Parquet and Arrow are counted from 1, lines of NDJSON from 1.
 
 import csv
 import io
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from polars.exceptions import PanicException, PolarsError
 from app.datasets.columns import ColumnOptions, read_columns, recognise
 from app.datasets.documents import read_json, read_ndjson
 from app.datasets.observations import MAX_PLACES, Observations, refuse, show
-from app.datasets.parquet import read_parquet
+from app.datasets.unpacking import unpack
 from app.errors import BodyTooLarge, InvalidObservations, Place, UnsupportedMediaType
 
 JSON = "application/json"
@@ -26,7 +27,7 @@ MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
 
 MAX_HEADER_BYTES = 65_536
 MAX_ROWS = 20_000_000
-"""Rows of one body: a small Parquet file may unpack to more than memory holds."""
+"""Rows of one body: a small table may unpack to more than memory holds."""
 
 
 def parse(body: bytes, content_type: str, options: ColumnOptions, default_series: str) -> Observations:
@@ -49,9 +50,7 @@ def parse(body: bytes, content_type: str, options: ColumnOptions, default_series
         return read_ndjson(body, options, default_series)
     if media_type == CSV:
         return _read_csv(body, options, default_series)
-    if media_type == PARQUET:
-        return _read_parquet(body, options, default_series)
-    return _read_arrow(body, options, default_series)
+    return _read_binary("parquet" if media_type == PARQUET else "arrow", body, options, default_series)
 
 
 def _read_csv(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
@@ -136,26 +135,13 @@ def _refuse_encoding(body: bytes, at: int) -> InvalidObservations:
     return refuse([{"row": row, "detail": f"expected text in UTF-8, found the byte 0x{body[at]:02x}"}], 1)
 
 
-def _read_parquet(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
+def _read_binary(kind: Literal["parquet", "arrow"], body: bytes, options: ColumnOptions, default_series: str) -> Observations:
     def choose(columns: list[str], rows: int) -> list[str]:
         _check_count(rows)
         return recognise(columns, options).names()
 
-    frame = read_parquet(body, choose)
+    frame = unpack(kind, body, choose)
     return read_columns(frame, recognise(frame.columns, options), default_series)
-
-
-def _read_arrow(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
-    try:
-        frame = pl.read_ipc_stream(io.BytesIO(body))
-    except (PolarsError, PanicException, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise InvalidObservations(
-            f"the body is no readable Arrow stream: {reason}; was it cut off or changed on its way?"
-        ) from error
-    _check_count(len(frame))
-    roles = recognise(frame.columns, options)
-    return read_columns(frame.select(roles.names()), roles, default_series)
 
 
 def _check_count(count: int) -> None:

@@ -71,8 +71,7 @@ def patch_dataset(
     dataset: DatasetName, body: schemas.DatasetPatch, session: WriteSession, caller: CallerNeeded
 ) -> schemas.DatasetOut:
     """Renames or describes a dataset. Models keep to it under its new name."""
-    found = service.get_dataset(session, caller.workspace_id, dataset)
-    service.patch_dataset(session, found, name=body.name, description=body.description)
+    found = service.patch_dataset(session, caller.workspace_id, dataset, name=body.name, description=body.description)
     answer = _to_answers(session, [found])[0]
     session.commit()
     return answer
@@ -86,7 +85,7 @@ def delete_dataset(
     cascade: Annotated[bool, Query(description="Delete the versions learned from it as well.")] = False,
 ) -> None:
     """Deletes a dataset with all its observations. 409 while versions learned from it exist, unless `cascade`."""
-    service.delete_dataset(session, service.get_dataset(session, caller.workspace_id, dataset), cascade=cascade)
+    service.delete_dataset(session, caller.workspace_id, dataset, cascade=cascade)
     session.commit()
 
 

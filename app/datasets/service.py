@@ -27,15 +27,15 @@ from app.datasets.store import (
 from app.errors import AlreadyExists, Conflict, DatasetInUse, DatasetNotEmpty, FreqUndetermined, NotFound
 from app.tables import Dataset, Model, Series, Version
 
-OPEN_ATTEMPTS = 3
+HOLD_ATTEMPTS = 5
 MAX_NAMED = 20
 """How many of many names an error tells."""
 
 
-def get_dataset(session: Session, workspace_id: int, name: str) -> Dataset:
-    """The dataset called `name`. Raises NotFound."""
-    statement = sa.select(Dataset).where(Dataset.workspace_id == workspace_id, Dataset.name == name)
-    dataset = session.scalars(statement).one_or_none()
+def get_dataset(session: Session, workspace_id: int, name: str, *, hold: bool = False) -> Dataset:
+    """The dataset called `name`; with `hold` nobody else changes, deletes or writes to it until the transaction ends. Raises NotFound."""
+    statement = _called(workspace_id, name)
+    dataset = session.scalars(statement.with_for_update() if hold else statement).one_or_none()
     if dataset is None:
         raise NotFound(f"there is no dataset {name!r}; the first observations posted to it create it", dataset=name)
     return dataset
@@ -44,23 +44,12 @@ def get_dataset(session: Session, workspace_id: int, name: str) -> Dataset:
 def open_dataset(session: Session, workspace_id: int, name: str) -> Dataset:
     """The dataset to write observations to, made if there is none, and held until the transaction ends: nobody deletes it
     meanwhile, and while it has no freq nobody else writes."""
-    found = sa.select(Dataset).where(Dataset.workspace_id == workspace_id, Dataset.name == name)
-    for _ in range(OPEN_ATTEMPTS):
-        freq = session.execute(found.with_only_columns(Dataset.freq)).one_or_none()
-        if freq is None:
-            _insert_dataset(session, workspace_id, name)
-        hold = found.with_for_update() if freq is None or freq[0] is None else found.with_for_update(read=True, key_share=True)
-        dataset = session.scalars(hold.execution_options(populate_existing=True)).one_or_none()
-        if dataset is not None:
-            return dataset
-    raise Conflict(f"dataset {name!r} is being deleted by someone else; send the request again", dataset=name)
+    return _hold_dataset(session, workspace_id, name, alone=False)[0]
 
 
 def put_dataset(session: Session, workspace_id: int, name: str, wanted: DatasetPut) -> tuple[Dataset, bool]:
     """(dataset, whether it is new). Raises DatasetNotEmpty where freq, time zone or aggregate would change under observations."""
-    is_new = _insert_dataset(session, workspace_id, name)
-    found = sa.select(Dataset).where(Dataset.workspace_id == workspace_id, Dataset.name == name)
-    dataset = session.scalars(found.with_for_update().execution_options(populate_existing=True)).one()
+    dataset, is_new = _hold_dataset(session, workspace_id, name, alone=True)
     given = {field: getattr(wanted, field) for field in wanted.model_fields_set}
     changes = {field: value for field, value in given.items() if getattr(dataset, field) != value}
     count = measure_datasets(session, [dataset.id])[dataset.id].observations
@@ -84,6 +73,24 @@ def put_dataset(session: Session, workspace_id: int, name: str, wanted: DatasetP
     return dataset, is_new
 
 
+def _hold_dataset(session: Session, workspace_id: int, name: str, *, alone: bool) -> tuple[Dataset, bool]:
+    """(dataset, whether it is new), locked: against all others where `alone` or while it has no freq, else against its deletion."""
+    found = _called(workspace_id, name)
+    for _ in range(HOLD_ATTEMPTS):
+        freq = session.execute(found.with_only_columns(Dataset.freq)).one_or_none()
+        is_new = freq is None and _insert_dataset(session, workspace_id, name)
+        shared = not alone and freq is not None and freq[0] is not None
+        held = found.with_for_update(read=shared, key_share=shared).execution_options(populate_existing=True)
+        dataset = session.scalars(held).one_or_none()
+        if dataset is not None:
+            return dataset, is_new
+    raise Conflict(f"dataset {name!r} is being deleted by someone else; send the request again", dataset=name)
+
+
+def _called(workspace_id: int, name: str) -> sa.Select[Dataset]:
+    return sa.select(Dataset).where(Dataset.workspace_id == workspace_id, Dataset.name == name)
+
+
 def _insert_dataset(session: Session, workspace_id: int, name: str) -> bool:
     """Whether the dataset is new. One of two who make it at once waits for the other, and then finds it."""
     now = utc_now()
@@ -92,8 +99,9 @@ def _insert_dataset(session: Session, workspace_id: int, name: str) -> bool:
     return session.connection().execute(statement).scalar() is not None
 
 
-def patch_dataset(session: Session, dataset: Dataset, *, name: str | None, description: str | None) -> None:
-    """Raises AlreadyExists where another dataset has the name."""
+def patch_dataset(session: Session, workspace_id: int, old_name: str, *, name: str | None, description: str | None) -> Dataset:
+    """The changed dataset. Raises NotFound, and AlreadyExists where another dataset has the name."""
+    dataset = get_dataset(session, workspace_id, old_name, hold=True)
     dataset.name = dataset.name if name is None else name
     dataset.description = dataset.description if description is None else description
     if session.is_modified(dataset):
@@ -103,11 +111,13 @@ def patch_dataset(session: Session, dataset: Dataset, *, name: str | None, descr
             session.flush()
     except sa.exc.IntegrityError as error:
         raise AlreadyExists(f"there is a dataset {name!r} already", dataset=name) from error
+    return dataset
 
 
-def delete_dataset(session: Session, dataset: Dataset, *, cascade: bool) -> None:
-    """With all its observations. Raises DatasetInUse while versions learned from it exist, unless `cascade` takes them along."""
-    session.execute(sa.select(Dataset.id).where(Dataset.id == dataset.id).with_for_update())
+def delete_dataset(session: Session, workspace_id: int, name: str, *, cascade: bool) -> None:
+    """With all its observations. Raises NotFound, and DatasetInUse while versions learned from it exist, unless `cascade` takes
+    them along."""
+    dataset = get_dataset(session, workspace_id, name, hold=True)
     if not cascade:
         statement = sa.select(Model.name).join(Version, Version.model_id == Model.id).where(Version.dataset_id == dataset.id)
         models = session.scalars(statement.distinct().order_by(Model.name).limit(MAX_NAMED)).all()

@@ -374,3 +374,30 @@ def test_no_freq_from_one_point_but_with_a_given_one(client: Any) -> None:
         infer(np.zeros(1, np.int64), "UTC")
     client.put("/v1/datasets/a", json={"freq": "D"})
     assert post_csv(client, "a", one)["freq"] == "D"
+
+
+def test_a_deletion_and_a_write_at_once_leave_all_or_nothing(client: Any, database: Database) -> None:
+    text = "series,timestamp,value\n" + "".join(f"s{k},2024-01-0{day},1\n" for k in range(50) for day in (1, 2))
+    statuses: list[int] = []
+
+    def write() -> None:
+        statuses.extend(post(client, "a", text, formats.CSV).status_code for _ in range(4))
+
+    def delete() -> None:
+        statuses.extend(client.delete("/v1/datasets/a").status_code for _ in range(4))
+
+    def declare() -> None:
+        for k in range(4):
+            statuses.append(client.put("/v1/datasets/a", json={"description": str(k)}).status_code)
+            statuses.append(client.patch("/v1/datasets/a", json={"description": f"again {k}"}).status_code)
+
+    threads = [threading.Thread(target=each) for each in (write, delete, declare, write)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) <= {200, 201, 204, 404, 409}, statuses
+    assert post(client, "a", text, formats.CSV).status_code == 200
+    assert len(read_back(client, "a")) == 100
+    with database.read() as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(Series)) == 50

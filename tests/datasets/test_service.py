@@ -189,8 +189,8 @@ def test_a_dataset_that_versions_learned_from_is_kept_unless_cascade(database: D
         session.commit()
     with database.write() as session:
         with pytest.raises(DatasetInUse, match="'m'"):
-            service.delete_dataset(session, service.get_dataset(session, 1, "a"), cascade=False)
-        service.delete_dataset(session, service.get_dataset(session, 1, "a"), cascade=True)
+            service.delete_dataset(session, 1, "a", cascade=False)
+        service.delete_dataset(session, 1, "a", cascade=True)
         session.commit()
     with database.read() as session:
         assert session.query(Version).count() == 0

@@ -1,7 +1,8 @@
-"""Parquet -> a DataFrame, unpacked in a process of its own.
+"""Parquet and Arrow -> a DataFrame, unpacked in a process of its own.
 
-A damaged Parquet file can make its reader allocate without bound or abort, which would take the whole service with it; a Python
-exception is only one of the things that may happen. Starting the process costs a quarter of a second.
+A damaged table can make its reader allocate without bound or abort, which would take the whole service with it, and a small one
+can unpack to more than memory holds; a Python exception is only one of the things that may happen. Starting the process costs a
+quarter of a second.
 """
 
 import io
@@ -13,24 +14,24 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from app.errors import InvalidObservations
 
-PROCESS = Path(__file__).with_name("parquet_process.py")
+PROCESS = Path(__file__).with_name("unpacking_process.py")
 MAX_SECONDS = 120
-"""A file that is not unpacked by then is refused."""
+"""A table that is not unpacked by then is refused."""
 MAX_PROCESSES = 2
-"""How many files one API process has unpacked at once; more wait."""
+"""How many tables one API process has unpacked at once; more wait."""
 
 _PLACES = threading.BoundedSemaphore(MAX_PROCESSES)
 
 
-def read_parquet(body: bytes, choose: Callable[[list[str], int], list[str]]) -> pl.DataFrame:
+def unpack(kind: Literal["parquet", "arrow"], body: bytes, choose: Callable[[list[str], int], list[str]]) -> pl.DataFrame:
     """The columns that `choose` picks, told all names and the number of rows. Raises InvalidObservations, and what `choose` raises."""
-    command = [sys.executable, "-I", str(PROCESS)]
+    command = [sys.executable, "-I", str(PROCESS), kind]
     environment = {**os.environ, "POLARS_MAX_THREADS": str(pl.thread_pool_size())}
     with (
         _PLACES,
@@ -66,11 +67,11 @@ def _send(pipe: Any, data: bytes) -> None:
 
 
 def _read_json(line: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(line) if line else {"error": "its reader gave up"}
+    found: dict[str, Any] = json.loads(line) if line else {"error": "its reader gave up, or would have needed too much memory"}
     if "error" in found and "columns" not in found:
         raise _refuse(found["error"])
     return found
 
 
 def _refuse(reason: str) -> InvalidObservations:
-    return InvalidObservations(f"the body is no readable Parquet: {reason}; was it cut off or changed on its way?")
+    return InvalidObservations(f"the body is no readable table of its type: {reason}; was it cut off or changed on its way?")

@@ -1,9 +1,10 @@
-"""The process that unpacks one Parquet file, run as a script by parquet.py. Standard library and polars only: it must start fast.
+"""The process that unpacks one binary table, run as a script by unpacking.py. Standard library and polars only: it must start fast.
 
-    in   8 bytes: the length of the file; the file; then, once the answer is out, a line of JSON: the columns to read
+    argv "parquet" or "arrow"
+    in   8 bytes: the length of the table; the table; then, once the answer is out, a line of JSON: the columns to read
     out  a line of JSON: {"columns": [...], "rows": n} or {"error": "..."}; then an Arrow stream of those columns, or nothing
 
-Its memory is limited, where the system can do that: a small file may unpack to more than the machine has.
+Its memory is limited, where the system can do that: a small table may unpack to more than the machine has.
 """
 
 import io
@@ -23,13 +24,13 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     body = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(sys.stdin.buffer.read(8), "big")))
     try:
-        columns = list(pl.read_parquet_schema(body))
-        rows = pl.scan_parquet(body).select(pl.len()).collect().item()
+        table = pl.scan_parquet(body) if sys.argv[1] == "parquet" else pl.read_ipc_stream(body).lazy()
+        columns, rows = table.collect_schema().names(), table.select(pl.len()).collect().item()
         answer(json.dumps({"columns": columns, "rows": rows}).encode() + b"\n")
         chosen = json.loads(sys.stdin.buffer.readline())
         unpacked = io.BytesIO()
-        pl.read_parquet(body, columns=chosen).write_ipc_stream(unpacked)
-    except Exception as error:  # noqa: BLE001 - whatever a damaged file raises is the sender's matter
+        table.select(chosen).collect().write_ipc_stream(unpacked)
+    except Exception as error:  # noqa: BLE001 - whatever a damaged table raises is the sender's matter
         answer(json.dumps({"error": str(error).split("\n")[0][:200]}).encode() + b"\n")
     else:
         answer(unpacked.getbuffer())
