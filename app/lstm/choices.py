@@ -18,6 +18,7 @@ class Amount:
 
     windows: float
     hidden_size: int
+    nets: int
     steps: int
     learning_rate: float
     dropout: float
@@ -26,9 +27,10 @@ class Amount:
 
 
 AMOUNTS = (
-    Amount(2_000, hidden_size=32, steps=300, learning_rate=1e-3, dropout=0.3, weight_decay=0.05, net_weight=0.25),
-    Amount(150_000, hidden_size=64, steps=600, learning_rate=1e-3, dropout=0.3, weight_decay=0.1, net_weight=0.5),
-    Amount(math.inf, hidden_size=64, steps=1200, learning_rate=3e-3, dropout=0.0, weight_decay=1e-4, net_weight=1.0),
+    Amount(2_000, hidden_size=32, nets=1, steps=300, learning_rate=1e-3, dropout=0.3, weight_decay=0.05, net_weight=0.25),
+    Amount(30_000, hidden_size=64, nets=1, steps=600, learning_rate=1e-3, dropout=0.3, weight_decay=0.1, net_weight=0.5),
+    Amount(150_000, hidden_size=64, nets=1, steps=1200, learning_rate=2e-3, dropout=0.3, weight_decay=0.1, net_weight=0.75),
+    Amount(math.inf, hidden_size=64, nets=1, steps=1200, learning_rate=3e-3, dropout=0.0, weight_decay=1e-4, net_weight=1.0),
 )
 
 
@@ -86,7 +88,7 @@ def choose(request: Request, series: Series, device: str) -> Config:
         l1=request.l1,
         gradient_clip=request.gradient_clip,
         steps=max(1, steps),
-        nets=1,
+        nets=amount.nets,
         net_weight=amount.net_weight,
         target_loss=request.target_loss,
         seed=request.seed,

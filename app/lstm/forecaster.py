@@ -32,6 +32,7 @@ class Forecaster:
         self.quantile_levels = ensemble.config.quantile_levels
         self.context_length_max = min(MAX_CONTEXT_LENGTH, ensemble.reach)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def predict(self, contexts: Floats, quantile_levels: tuple[float, ...] | None = None, horizon: int | None = None) -> Floats:
         """Contexts [B, L], padded in front with NaN, NaN = missing, cutoff in the last column -> [B, H, Q], finite and
         ordered along Q. Raises ContextTooShort for a row without values, HorizonTooLong, QuantileOutOfRange."""

@@ -51,6 +51,7 @@ class Learned:
     warnings: list[str]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def learn(
     series: Series,
     request: Request,

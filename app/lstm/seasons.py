@@ -28,20 +28,35 @@ def choose_season_lengths(series: Series, candidates: tuple[int, ...]) -> tuple[
 @np.errstate(over="ignore", invalid="ignore")
 def has_season(values: Floats, season: int, without: tuple[int, ...] = ()) -> bool:
     """Whether the autocorrelation at lag `season` passes the 90 % test of the M4 competition (Makridakis et al., 2020),
-    on differences, after taking out the mean shape of the seasons in `without`. NaN = missing, passed over."""
-    steps = np.diff(values)  # [T - 1]
+    after taking out the mean shape of the seasons in `without`: on differences, which know no trend, or on distances from
+    the moving mean of a season, which drown less in noise. NaN = missing, passed over."""
     for shorter in without:
-        steps = steps - shape(steps, shorter)
-    steps = steps - np.nanmean(steps) if np.isfinite(steps).any() else steps
-    steps = np.nan_to_num(steps)
-    energy = float(steps @ steps)
+        values = values - shape(values, shorter)
+    return passes(np.diff(values), season) or passes(values - moving_mean(values, season), season)
+
+
+def passes(values: Floats, season: int) -> bool:
+    """The test itself; NaN counts as the mean."""
+    if not np.isfinite(values).any():
+        return False
+    values = np.nan_to_num(values - np.nanmean(values))
+    energy = float(values @ values)
     if not np.isfinite(energy) or energy <= 0:
         return False
-    size = 1 << (2 * len(steps) - 1).bit_length()
-    spectrum = np.abs(np.fft.rfft(steps, size)) ** 2
+    size = 1 << (2 * len(values) - 1).bit_length()
+    spectrum = np.abs(np.fft.rfft(values, size)) ** 2
     acf = np.fft.irfft(spectrum)[: season + 1] / energy  # [season + 1]
-    limit = Z_90 * np.sqrt((1 + 2 * np.sum(acf[1:season] ** 2)) / len(steps))
+    limit = Z_90 * np.sqrt((1 + 2 * np.sum(acf[1:season] ** 2)) / len(values))
     return bool(acf[season] > limit)
+
+
+def moving_mean(values: Floats, season: int) -> Floats:
+    """The mean of about a season around each value, [T], of what is not missing."""
+    seen = np.isfinite(values)
+    window = np.ones(season)
+    counts = np.convolve(seen, window, mode="same")
+    sums: Floats = np.convolve(np.where(seen, values, 0.0), window, mode="same")
+    return np.asarray(sums / np.maximum(counts, 1))
 
 
 def shape(values: Floats, season: int) -> Floats:

@@ -135,5 +135,27 @@ def test_any_series_gives_finite_ordered_forecasts(values, horizon, seasons):
     learned, _ = run(series, Request(horizon=horizon, season_lengths=seasons, max_steps=2))
     forecast = Forecaster.from_bytes(learned.artifact).predict(series[0][None])
     assert np.isfinite(forecast).all()
-    assert (np.diff(forecast, axis=-1) >= 0).all()
+    assert (forecast[..., 1:] >= forecast[..., :-1]).all()
     json.dumps([learned.metrics, learned.config], allow_nan=False)
+
+
+def test_beats_seasonal_naive_on_a_noisy_double_season():
+    rng = np.random.default_rng(0)
+    steps = np.arange(24 * 7 * 5)
+    clean = 20 + (2 + 5 * (steps // 24 % 7 >= 5)) * np.sin(2 * np.pi * steps / 24)
+    series = Series.of([clean + rng.standard_normal(len(steps)) for _ in range(3)])
+    learned, _ = run(series, Request(horizon=24, candidate_season_lengths=(24, 168), max_steps=40, n_windows=7))
+    assert learned.config["season_lengths"] == [24, 168]
+    assert learned.metrics["skill"] > 0.05
+
+
+def test_does_not_claim_to_know_a_random_walk():
+    walks = np.random.default_rng(0).standard_normal((40, 120)).cumsum(1)
+    learned, _ = run(Series.of(list(walks)), Request(horizon=6, max_steps=60))
+    assert abs(learned.metrics["skill"]) < 0.15
+
+
+def test_what_was_held_out_decides_and_says_so(monthly, short_request):
+    learned, _ = run(monthly, short_request)
+    assert len(learned.config["stretches"]) == 6
+    assert "held-out" in learned.config["reasons"]["net_weight"]
