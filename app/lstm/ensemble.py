@@ -16,9 +16,7 @@ from app.lstm.windows import Floats
 
 
 class Ensemble:
-    """Immutable; `format` is that of the artifact it is saved in."""
-
-    format = 2
+    """Immutable."""
 
     def __init__(self, config: Config, prior: Prior, networks: list[Network], device: torch.device) -> None:
         self.config = config

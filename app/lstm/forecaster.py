@@ -13,11 +13,11 @@ import torch
 from app.errors import ArtifactCorrupt, ContextTooShort, HorizonTooLong, QuantileOutOfRange
 from app.lstm.config import MAX_CONTEXT_LENGTH, Config
 from app.lstm.ensemble import Ensemble
-from app.lstm.first_format import FirstEnsemble
 from app.lstm.inputs import fit_length
 from app.lstm.windows import Floats, Ints
 
-FORMATS: "dict[int, type[Ensemble] | type[FirstEnsemble]]" = {1: FirstEnsemble, 2: Ensemble}
+FORMAT = 1
+"""Raised when an artifact's tensors change their meaning; a reader of each older format then stays."""
 SLICE = 1024
 """Rows predicted at once: bounds memory."""
 
@@ -25,7 +25,7 @@ SLICE = 1024
 class Forecaster:
     """What was learned and the config that made it; immutable."""
 
-    def __init__(self, ensemble: "Ensemble | FirstEnsemble") -> None:
+    def __init__(self, ensemble: Ensemble) -> None:
         self._ensemble = ensemble
         self.config: dict[str, Any] = ensemble.config.to_dict()
         self.horizon = ensemble.config.horizon
@@ -74,20 +74,20 @@ class Forecaster:
 
     def to_bytes(self) -> bytes:
         """safetensors; one metadata entry, so that the same model is always the same bytes."""
-        saved = {"format": self._ensemble.format, "config": self.config}
+        saved = {"format": FORMAT, "config": self.config}
         return safetensors.torch.save(self._ensemble.to_tensors(), metadata={"engram": json.dumps(saved, sort_keys=True)})
 
     @classmethod
     def from_bytes(cls, data: bytes, device: str = "cpu") -> "Forecaster":
-        """The inverse of `to_bytes`, older formats included; raises ArtifactCorrupt."""
+        """The inverse of `to_bytes`; raises ArtifactCorrupt."""
         try:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             saved = json.loads(header["__metadata__"]["engram"])
-            if saved["format"] not in FORMATS:
-                raise ArtifactCorrupt(f"artifact format {saved['format']} is not one of {sorted(FORMATS)}, the ones known here")
+            if saved["format"] != FORMAT:
+                raise ArtifactCorrupt(f"the artifact has format {saved['format']}, and this code reads format {FORMAT}")
             tensors = safetensors.torch.load(data)
             config = Config.from_dict(saved["config"])
-            ensemble = FORMATS[saved["format"]].from_tensors(config, tensors, torch.device(device))
+            ensemble = Ensemble.from_tensors(config, tensors, torch.device(device))
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, safetensors.SafetensorError) as error:
             raise ArtifactCorrupt(f"the artifact cannot be read: {error}") from error
         if not all(math.isfinite(float(tensor.sum())) for tensor in tensors.values()):
