@@ -13,6 +13,7 @@ from app.lstm.config import Config
 from app.lstm.inputs import Inputs, Preparation
 from app.lstm.losses import pinball
 from app.lstm.network import Network
+from app.lstm.optimizer import AdamW
 from app.lstm.windows import TrainingWindows, gather_contexts, gather_targets
 
 BLOCK = 2048
@@ -50,21 +51,19 @@ def _train_network(
     rng = np.random.default_rng([config.seed, number])
     network = Network(config, prepare.feature_count, prepare.base_count).to(prepare.device)
     levels = torch.tensor(config.quantile_levels, device=prepare.device)  # [Q]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    optimizer = AdamW(network.parameters(), config.weight_decay)
     averaged = {name: value.detach().clone() for name, value in network.named_parameters()}
     smooth = math.inf
     network.train()
     for step, (inputs, target, observed) in enumerate(draw_batches(windows, prepare, config, rng), start=1):
         rate = config.learning_rate * schedule(step, config.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         loss = pinball(network(inputs), target, observed, levels)
         if config.l1:
             loss = loss + config.l1 * torch.stack([weights.abs().sum() for weights in network.parameters()]).sum()
-        optimizer.zero_grad()
+        optimizer.clear()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
-        optimizer.step()
+        optimizer.step(rate)
         with torch.no_grad():
             keep = min(AVERAGING, step / (step + 10))
             torch._foreach_lerp_(list(averaged.values()), [p.detach() for p in network.parameters()], 1 - keep)

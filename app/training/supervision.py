@@ -19,7 +19,7 @@ from app.training.claims import Claim
 
 LOOK_SECONDS = 1.0
 """Between two looks at cancel, shut-down and the lease: cancel works within two of them."""
-PRELOADED = ["torch", "torch._dynamo", "app.lstm.learning", "app.training.child"]
+PRELOADED = ["torch", "app.lstm.learning", "app.training.child"]
 DATABASE_AWAY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
 
 

@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+import torch
+from torch import nn
+
+from app.lstm.optimizer import AdamW
+
+
+def test_it_moves_parameters_exactly_as_torchs_own():
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+    theirs = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+    theirs.load_state_dict(ours.state_dict())
+    mine = AdamW(ours.parameters(), weight_decay=0.05)
+    reference = torch.optim.AdamW(theirs.parameters(), weight_decay=0.05, fused=True)
+    for step in range(20):
+        inputs = torch.randn(8, 5)
+        rate = 0.01 / (step + 1)
+        reference.param_groups[0]["lr"] = rate
+        mine.clear()
+        reference.zero_grad()
+        # every fourth step leaves the first layer without a gradient
+        for network in (ours, theirs):
+            (network(inputs) if step % 4 else network[1](inputs[:, :4])).square().sum().backward()
+        mine.step(rate)
+        reference.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_learning_does_not_load_torchs_compiler():
+    code = (
+        "import sys, numpy as np\n"
+        "from app.lstm import Request, Series, learn\n"
+        "series = Series(np.sin(np.arange(40.0)), np.array([0, 40]))\n"
+        "learn(series, Request(horizon=2, max_steps=3), on_progress=lambda _: None, clock=lambda: 0.0)\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
