@@ -2,16 +2,17 @@
 
     python docs/pictures/draw_forecast.py http://127.0.0.1:8000
 
-Asks a running service that has learned the example (`"end": "1959-12-01T00:00:00Z"`, so that 1960 was not seen).
+Asks a running service for the model `air-1959`: the example learned with `"end": "1959-12-01T00:00:00Z"`, so that 1960 was not seen.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 860, 340, 46, 30, 28, 110
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 860, 340, 46, 30, 28, 104
 SHOWN = 60
 TITLE = "Monthly air passengers (thousands): the forecast at the end of 1959, and what happened"
 CUTOFF = "1959-12-01T00:00:00Z"
@@ -22,7 +23,7 @@ def main(url: str) -> None:
     with httpx.Client(base_url=url) as http:
         series = http.get("/v1/datasets/air/observations").raise_for_status().json()["series"][0]
         wanted = {"cutoff": CUTOFF, "quantile_levels": [0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975]}
-        answer = http.post("/v1/models/air/forecasts", json=wanted).raise_for_status().json()
+        answer = http.post("/v1/models/air-1959/forecasts", json=wanted).raise_for_status().json()
     forecast = answer["forecasts"][0]
     values = series["values"][-SHOWN:]
     begin = series["timestamps"][-SHOWN:].index(forecast["timestamps"][0])
@@ -51,7 +52,7 @@ def draw(values: Sequence[float], begin: int, median: Sequence[float], quantiles
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
         f'<text x="{LEFT}" y="18" fill="{INK}" font-weight="600">{TITLE}</text>',
     ]
-    for tick in range(200, int(highest), 100):
+    for tick in range(math.ceil(lowest / 100) * 100, int(highest), 100):
         parts += [
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#e4e8ec"/>',
             f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" fill="{QUIET}" text-anchor="end">{tick}</text>',
@@ -73,16 +74,18 @@ def draw(values: Sequence[float], begin: int, median: Sequence[float], quantiles
     ]
     edge_x = WIDTH - RIGHT + 12
     legend = (
-        (INK, "● what happened", 1.0),
-        (BAND, "━ median", 1.0),
-        (BAND, "▆ 50 %", 0.9),
-        (BAND, "▆ 80 %", 0.6),
-        (BAND, "▆ 95 %", 0.4),
+        (INK, "●", "observed", 1.0),
+        (BAND, "━", "median", 1.0),
+        (BAND, "▆", "50 %", 0.7),
+        (BAND, "▆", "80 %", 0.45),
+        (BAND, "▆", "95 %", 0.2),
     )
-    parts += [
-        f'<text x="{edge_x}" y="{TOP + 60 + row * 18}" fill="{colour}" fill-opacity="{opacity}">{text}</text>'
-        for row, (colour, text, opacity) in enumerate(legend)
-    ]
+    for row, (colour, mark, text, opacity) in enumerate(legend):
+        y_row = TOP + 60 + row * 18
+        parts += [
+            f'<text x="{edge_x}" y="{y_row}" fill="{colour}" fill-opacity="{opacity}">{mark}</text>',
+            f'<text x="{edge_x + 18}" y="{y_row}" fill="{INK}">{text}</text>',
+        ]
     return "\n".join([*parts, "</svg>", ""])
 
 
