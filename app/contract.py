@@ -1,4 +1,4 @@
-"""What the schemas of several rooms share: strict bodies, ids of series, points in time."""
+"""What the schemas of several rooms share: media types, strict bodies, ids of series, points in time."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -8,6 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.calendar import MAX_STEP, Grid
 from app.errors import InvalidRequest, Place
 from app.zones import FIRST_YEAR, LAST_YEAR
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+CSV = "text/csv"
+PARQUET = "application/vnd.apache.parquet"
+ARROW = "application/vnd.apache.arrow.stream"
 
 Step = int | str
 """A point of a dataset's grid: RFC 3339, or an integer where freq is `step`."""

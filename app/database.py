@@ -69,6 +69,9 @@ class Database:
         else:
             self.engine = sa.create_engine(target, pool_pre_ping=True, connect_args={"connect_timeout": 5})
         self._write_engine = self.engine.execution_options(immediate=True)
+        self._read_engine = self.engine
+        if self.dialect == "postgresql":  # SQLite's transactions see one snapshot anyway
+            self._read_engine = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @property
     def dialect(self) -> str:
@@ -77,7 +80,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that sees one snapshot and writes nothing."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with Session(self._read_engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager

@@ -57,6 +57,18 @@ def test_timestamps_come_back_aware_and_in_utc(database: Database) -> None:
     assert read.tzinfo is UTC
 
 
+def test_a_reading_session_sees_one_snapshot(database: Database) -> None:
+    count = sa.select(sa.func.count()).select_from(Workspace)
+    with database.read() as reader:
+        assert reader.scalar(count) == 1
+        with database.write() as writer:
+            writer.add(Workspace(name="a", created_at=datetime.now(UTC)))
+            writer.commit()
+        assert reader.scalar(count) == 1
+    with database.read() as reader:
+        assert reader.scalar(count) == 2
+
+
 def test_what_is_not_committed_is_rolled_back(database: Database) -> None:
     with database.write() as session:
         session.add(Workspace(name="a", created_at=datetime.now(UTC)))

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from app.calendar import Grid, to_rfc3339
-from app.datasets.formats import ARROW, CSV, JSON, PARQUET
+from app.contract import ARROW, CSV, JSON, PARQUET
 from app.datasets.reading import StoredObservations
 
 MEDIA_TYPES = (JSON, CSV, PARQUET, ARROW)

@@ -12,17 +12,13 @@ import numpy as np
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
+from app.contract import ARROW, CSV, JSON, NDJSON, PARQUET
 from app.datasets.columns import ColumnOptions, read_columns, recognise
 from app.datasets.documents import read_json, read_ndjson
 from app.datasets.observations import MAX_PLACES, Observations, refuse, show
 from app.datasets.unpacking import unpack
 from app.errors import BodyTooLarge, InvalidObservations, Place, UnsupportedMediaType
 
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
-CSV = "text/csv"
-PARQUET = "application/vnd.apache.parquet"
-ARROW = "application/vnd.apache.arrow.stream"
 MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
 
 MAX_HEADER_BYTES = 65_536

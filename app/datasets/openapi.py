@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.datasets import formats
+from app import contract
 from app.datasets.documents import TIMESTAMP_SCHEMA, CompactSeries
 
 TABLE = "series,timestamp,value\na,2024-01-01T00:00:00Z,1.5\na,2024-01-01T01:00:00Z,\n"
@@ -36,19 +36,19 @@ OBSERVATIONS_BODY: dict[str, Any] = {
         "observation; their columns are found by name (series, series_id, unique_id, item_id; timestamp, ds, date, datetime, time; "
         "value, y, target) or named in the query. A missing value is null, or an empty cell.",
         "content": {
-            formats.JSON: {
+            contract.JSON: {
                 "schema": {
                     "oneOf": [_list_of("series", CompactSeries.model_json_schema()), _list_of("observations", ROW_SCHEMA)],
                 },
                 "examples": {"compact": {"value": COMPACT_EXAMPLE}, "rows": {"value": ROWS_EXAMPLE}},
             },
-            formats.NDJSON: {
+            contract.NDJSON: {
                 "schema": {"type": "string"},
                 "example": '{"series": "a", "timestamp": "2024-01-01T00:00:00Z", "value": 1.5}\n',
             },
-            formats.CSV: TEXT,
-            formats.PARQUET: BINARY,
-            formats.ARROW: BINARY,
+            contract.CSV: TEXT,
+            contract.PARQUET: BINARY,
+            contract.ARROW: BINARY,
         },
     }
 }
@@ -57,7 +57,7 @@ OBSERVATIONS_BODY: dict[str, Any] = {
 OBSERVATIONS_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The observations, ordered by series and time, in the format that Accept prefers. Steps never sent are left out.",
-        "content": {formats.JSON: {}, formats.CSV: TEXT, formats.PARQUET: BINARY, formats.ARROW: BINARY},
+        "content": {contract.JSON: {}, contract.CSV: TEXT, contract.PARQUET: BINARY, contract.ARROW: BINARY},
     }
 }
 """For `responses`."""

@@ -6,6 +6,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
+from app import contract
 from app.calendar import Grid
 from app.contract import parse_moment
 from app.datasets import answers, formats, ingest, openapi, reading, schemas, service
@@ -144,7 +145,7 @@ def get_observations(
     rows = service.select_series(session, found.id, series, None)
     grid = service.grid_of(found) if rows else Grid("step")
     first, last = _read_range(grid, start, end) if rows else (None, None)
-    _check_size(rows, first, last, MAX_JSON_OBSERVATIONS if media_type == formats.JSON else MAX_OBSERVATIONS)
+    _check_size(rows, first, last, MAX_JSON_OBSERVATIONS if media_type == contract.JSON else MAX_OBSERVATIONS)
     stored = reading.read_observations(session, rows, first, last)
     return Response(answers.write(stored, grid, media_type), media_type=media_type)
 

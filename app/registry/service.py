@@ -177,16 +177,22 @@ def register_version(
 
 def read_artifact(session: Session, version_id: int) -> bytes:
     """The artifact's bytes, checked against their sha256."""
-    sha256, data = session.execute(sa.select(Artifact.sha256, Artifact.data).where(Artifact.version_id == version_id)).one()
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
+    query = sa.select(Artifact.sha256, Artifact.data, Version.number, Model.name).where(Artifact.version_id == version_id)
+    query = query.join(Version, Version.id == Artifact.version_id).join(Model, Model.id == Version.model_id)
+    row = session.execute(query).one_or_none()
+    if row is None:
+        raise NotFound("the version was deleted while it was asked for")
+    found = hashlib.sha256(row.data).hexdigest()
+    if found != row.sha256:
         raise ArtifactCorrupt(
-            f"the artifact of version id {version_id} is damaged: its sha256 should be {sha256} and is {found}; "
-            "move the alias to another version, and train again",
-            expected=sha256,
+            f"the artifact of version {row.number} of model {row.name!r} is damaged: its sha256 should be {row.sha256} and is {found}; "
+            f"move the alias to another version (PUT /v1/models/{row.name}/aliases/champion), and train again",
+            model=row.name,
+            version=row.number,
+            expected=row.sha256,
             found=found,
         )
-    return bytes(data)
+    return bytes(row.data)
 
 
 def get_artifact(session: Session, version: Version) -> Artifact:

@@ -8,13 +8,9 @@ import numpy as np
 import orjson
 import polars as pl
 
+from app.contract import ARROW, CSV, JSON, NDJSON, PARQUET
 from app.serving.service import Forecasts, Target
 
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
-CSV = "text/csv"
-PARQUET = "application/vnd.apache.parquet"
-ARROW = "application/vnd.apache.arrow.stream"
 MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
 """What Accept may ask for; the first is what `*/*` gets."""
 

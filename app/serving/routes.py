@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.responses import StreamingResponse
 
+from app import contract
 from app.contract import SeriesId
 from app.dependencies import CallerNeeded, DatabaseNeeded, ModelName, PageNeeded, SettingsNeeded, choose_media_type
 from app.errors import Place
@@ -44,7 +45,7 @@ class Asked:
         caller: CallerNeeded,
         model: ModelName,
         page: PageNeeded,
-        accept: Accept = formats.JSON,
+        accept: Accept = contract.JSON,
         form: Form = None,
     ) -> None:
         self.database = database
@@ -54,7 +55,7 @@ class Asked:
         self.model = model
         self.page = page
         self.form = form
-        self.media_type = formats.JSON if form else choose_media_type(accept, formats.MEDIA_TYPES)
+        self.media_type = contract.JSON if form else choose_media_type(accept, formats.MEDIA_TYPES)
 
 
 @router.post("/{model}/forecasts", response_class=Response, responses=ANSWERS)
@@ -92,9 +93,9 @@ def _answer(asked: Asked, wanted: dict[str, Any], cutoff_place: Place) -> Respon
             contexts = service.place_contexts(target, wanted["context"])
         elif wanted["series"]:
             contexts = service.read_named(session, target, wanted["series"])
-        elif asked.media_type in (formats.NDJSON, formats.CSV):
+        elif asked.media_type in (contract.NDJSON, contract.CSV):
             return _stream(asked, target)
-        elif asked.media_type in (formats.PARQUET, formats.ARROW):
+        elif asked.media_type in (contract.PARQUET, contract.ARROW):
             service.check_size(target, service.count_series(session, target), asked.settings)
             contexts = service.join(list(_read_pages(asked, target)))
         else:
@@ -108,13 +109,13 @@ def _answer(asked: Asked, wanted: dict[str, Any], cutoff_place: Place) -> Respon
 def _write(forecasts: Forecasts, asked: Asked, next_cursor: str | None) -> bytes:
     if asked.form == "rows":
         return formats.to_rows_json(forecasts)
-    if asked.media_type == formats.NDJSON:
+    if asked.media_type == contract.NDJSON:
         return formats.to_ndjson(forecasts)
-    if asked.media_type == formats.CSV:
+    if asked.media_type == contract.CSV:
         return formats.to_csv(forecasts, header=True)
-    if asked.media_type == formats.PARQUET:
+    if asked.media_type == contract.PARQUET:
         return formats.to_parquet(forecasts)
-    if asked.media_type == formats.ARROW:
+    if asked.media_type == contract.ARROW:
         return formats.to_arrow(forecasts)
     return formats.to_json(forecasts, next_cursor)
 
@@ -126,7 +127,7 @@ def _stream(asked: Asked, target: Target) -> StreamingResponse:
         header = True
         for contexts in _read_pages(asked, target):
             forecasts = service.predict(asked.database, asked.forecasters, target, contexts)
-            csv = asked.media_type == formats.CSV
+            csv = asked.media_type == contract.CSV
             yield formats.to_csv(forecasts, header=header) if csv else formats.to_ndjson(forecasts)
             header = False
 

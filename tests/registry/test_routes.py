@@ -67,6 +67,7 @@ def test_artifacts_are_checked_and_all_goes_with_the_dataset(two_versions: Clien
         session.commit()
     damaged = client.post("/v1/models/air/forecasts")
     assert (damaged.status_code, damaged.json()["type"]) == (500, "/problems/artifact-corrupt")
+    assert (damaged.json()["model"], damaged.json()["version"]) == ("air", 2)
     client.put("/v1/models/air/aliases/champion", json={"version": 1})
     assert champion(client) == 1
 
