@@ -20,7 +20,7 @@ from app.tables import Dataset, Model, Training
 from app.telemetry import log
 from app.training import claims, service
 from app.training.claims import Claim
-from app.training.supervision import DATABASE_AWAY, LOOK_SECONDS, Outcome, supervise
+from app.training.supervision import DATABASE_AWAY, LOOK_SECONDS, Outcome, describe_crash, supervise
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ class Executor:
                 status = self._execute(claim)
             except DATABASE_AWAY as error:
                 log.warning("training put down: the database is away; the lease will run out", error=str(error))
+            except Exception as error:  # noqa: BLE001 - whatever it was, the training must not wait for its lease to run out
+                log.exception("training failed unexpectedly", exc_info=error)
+                self._finish(claim, None, Outcome("failed", describe_crash(error)), [])
             else:
                 log.info("training ended", status=status)
         return claim.public_id

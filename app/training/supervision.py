@@ -81,7 +81,7 @@ class _Watch:
                     self.unwritten.append({**content, "attempt": self._claim.attempt})
                 elif kind == "crashed":
                     log.error("training crashed", traceback=content)
-                    return Outcome("failed", _describe_crash(content))
+                    return Outcome("failed", describe_crash(content.strip().splitlines()[-1]))
                 else:
                     return Outcome(kind, content)
             if time.monotonic() >= next_look:
@@ -137,10 +137,10 @@ def _describe_death(process: BaseProcess) -> dict[str, Any]:
     ).to_problem()
 
 
-def _describe_crash(trace: str) -> dict[str, Any]:
-    last = trace.strip().splitlines()[-1]
+def describe_crash(error: object) -> dict[str, Any]:
+    """The problem of a training that met an error nobody foresaw."""
     return TrainingFailed(
-        f"an unexpected error in the training: {last}; the worker's log has it whole under this training_id"
+        f"an unexpected error in the training: {error}; the worker's log has it whole under this training_id"
     ).to_problem()
 
 

@@ -149,6 +149,18 @@ def test_a_failure_says_what_to_do(client: Client, executor: Executor, database:
     assert client.post("/v1/models/air/forecasts").status_code == 409
 
 
+def test_what_nobody_foresaw_fails_the_training_at_once(client: Client, executor: Executor, database: Database) -> None:
+    client.post_air()
+    training = client.post("/v1/models/air/trainings", json={"dataset": "air", "horizon": 6}).json()
+    with database.write() as session:
+        session.execute(sa.update(Training).values(request={"series": None, "series_prefix": None, "promote": "always"}))
+        session.commit()
+    executor.execute()
+    ended = client.get(f"/v1/trainings/{training['id']}").json()
+    assert (ended["status"], ended["problem"]["type"]) == ("failed", "/problems/training-failed")
+    assert "log" in ended["problem"]["detail"]
+
+
 def test_a_worker_that_stops_hands_its_training_back(client: Client, executor: Executor, database: Database) -> None:
     client.post_air()
     client.post("/v1/models/air/trainings", json={"dataset": "air", "horizon": 6, "fit": {"max_seconds": 60}})
