@@ -103,7 +103,9 @@ def _answer(asked: Asked, wanted: dict[str, Any], cutoff_place: Place) -> Respon
             contexts, keys = service.read_page(session, target, after=after, limit=asked.page.limit)
     service.check_size(target, len(contexts.names), asked.settings)
     forecasts = service.predict(asked.database, asked.forecasters, target, contexts)
-    return Response(_write(forecasts, asked, asked.page.to_cursor(keys) if keys else None), media_type=asked.media_type)
+    next_cursor = asked.page.to_cursor(keys) if keys else None
+    headers = {"X-Next-Cursor": next_cursor} if next_cursor and asked.form == "rows" else {}  # a flat array has no place for it
+    return Response(_write(forecasts, asked, next_cursor), media_type=asked.media_type, headers=headers)
 
 
 def _write(forecasts: Forecasts, asked: Asked, next_cursor: str | None) -> bytes:

@@ -100,6 +100,11 @@ def test_pages_give_each_series_once(three: Client) -> None:
             break
         cursor = f"&cursor={answer['next_cursor']}"
     assert names == ["a", "b", "c"]
+    rows = three.get("/v1/models/days/forecasts?limit=2&format=rows")
+    again = three.get(f"/v1/models/days/forecasts?limit=2&format=rows&cursor={rows.headers['x-next-cursor']}")
+    assert [row["series"] for row in rows.json() + again.json()] == [name for name in "abc" for _ in range(5)]
+    last = three.get(f"/v1/models/days/forecasts?limit=2&format=rows&cursor={again.headers['x-next-cursor']}")
+    assert (last.json(), "x-next-cursor" in last.headers) == ([], False)
 
 
 def test_every_format_says_the_same(three: Client) -> None:

@@ -1,0 +1,74 @@
+"""How a supervised child may end, beside well: by the limit, by a kill, by a cancel, by a lost lease."""
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.database import Database, utc_now
+from app.settings import Settings
+from app.tables import Training, Version
+from app.training.execution import Executor
+from tests.conftest import Client
+
+LONG = {"dataset": "air", "horizon": 6, "fit": {"max_seconds": 60}}
+
+
+def run_and(client: Client, executor: Executor, act: Callable[[str], object]) -> dict[str, Any]:
+    """Executes a long training, does `act` with its id as soon as it has a child, and gives it as it ended."""
+    client.post_air()
+    training_id = client.post("/v1/models/air/trainings", json=LONG).json()["id"]
+    thread = threading.Thread(target=executor.execute)
+    thread.start()
+    while not multiprocessing.active_children():
+        time.sleep(0.02)
+    act(training_id)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert not multiprocessing.active_children()
+    return dict(client.get(f"/v1/trainings/{training_id}").json())
+
+
+def test_the_time_limit_ends_it(client: Client, database: Database, tmp_path: Path, database_url: str) -> None:
+    settings = Settings(data_dir=tmp_path, database_url=database_url, max_training_seconds=0.1)
+    ended = run_and(client, Executor(database, settings, "test-worker", ("cpu",)), lambda _: None)
+    assert (ended["status"], ended["problem"]["type"]) == ("failed", "/problems/time-limit")
+
+
+def test_a_killed_child_fails_its_training_and_the_worker_lives(client: Client, executor: Executor) -> None:
+    ended = run_and(client, executor, lambda _: [child.kill() for child in multiprocessing.active_children()])
+    assert (ended["status"], ended["problem"]["type"]) == ("failed", "/problems/out-of-memory")
+    assert client.train(executor, "air", fit={"max_steps": 10})["status"] == "succeeded"
+
+
+def test_a_cancel_ends_it(client: Client, executor: Executor) -> None:
+    def cancel(training_id: str) -> None:
+        assert client.post(f"/v1/trainings/{training_id}/cancel").status_code == 202
+
+    ended = run_and(client, executor, cancel)
+    assert ended["status"] == "cancelled"
+    assert ended["version"] is None
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(client: Client, executor: Executor, database: Database) -> None:
+    def take_away(training_id: str) -> None:
+        with database.write() as session:
+            lease = utc_now() + timedelta(hours=1)
+            values = {"owner": "another", "attempt": 2, "lease_expires_at": lease, "progress": None}
+            session.execute(sa.update(Training).values(**values))
+            session.commit()
+
+    ended = run_and(client, executor, take_away)
+    assert (ended["status"], ended["attempt"], ended["problem"]) == ("running", 2, None)
+    with database.read() as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(Version)) == 0
+
+
+def test_a_deleted_model_stops_its_training(client: Client, executor: Executor) -> None:
+    ended = run_and(client, executor, lambda _: client.delete("/v1/models/air"))
+    assert ended["status"] == 404
