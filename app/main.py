@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app import __version__, operation, problems
 from app.database import Database
@@ -30,7 +31,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.queue.close()
         app.state.database.close()
 
-    app = FastAPI(
+    app: FastAPI = FastAPIOffline(
+        redoc_url=None,
+        static_url="/docs-static",
         title="Engram",
         version=__version__,
         summary="Learns time series with LSTM networks and forecasts them.",

@@ -1,5 +1,6 @@
 """Alive, ready, counted: what whoever runs the service asks."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +18,16 @@ def test_live_and_ready(client: Client) -> None:
     ready = client.get("/health/ready")
     assert ready.status_code == 200
     assert ready.json() == {"status": "ready", "database": "ready", "broker": "reachable", "workers": 0}
+
+
+def test_the_docs_come_from_here_and_from_no_other_host(client: Client) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(links) >= 2
+    for link in links:
+        assert link.startswith("/"), link
+        assert client.get(link).status_code == 200
 
 
 def test_an_empty_database_is_live_and_not_ready(tmp_path: Path) -> None:
