@@ -7,6 +7,7 @@ import prometheus_client
 import sqlalchemy as sa
 import sqlalchemy.exc
 from fastapi import APIRouter, Response
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
@@ -35,6 +36,12 @@ class SystemOutput(BaseModel):
     workers: list[WorkerOutput]
     trainings: dict[str, int]
     queue_depth: int
+
+
+@router.get("/", include_in_schema=False)
+def show_start() -> RedirectResponse:
+    """Until the dashboard is there, a browser is shown every call."""
+    return RedirectResponse("/docs")
 
 
 @router.get("/health/live")
