@@ -25,7 +25,7 @@ def run_and(client: Client, executor: Executor, act: Callable[[str], object]) ->
     training_id = client.post("/v1/models/air/trainings", json=LONG).json()["id"]
     thread = threading.Thread(target=executor.execute)
     thread.start()
-    while not multiprocessing.active_children():
+    while thread.is_alive() and not multiprocessing.active_children():
         time.sleep(0.02)
     act(training_id)
     thread.join(30)
