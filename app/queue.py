@@ -1,4 +1,4 @@
-"""The only file in app/ that knows Celery: names of tasks and queues, and `send`, which never makes a client wait for a broker."""
+"""The only file in app/ that knows Celery: names of the task and the queues, and `send`, which never makes a client wait for a broker."""
 
 import queue
 import threading
@@ -12,7 +12,6 @@ from app.settings import Settings
 from app.telemetry import log
 
 TRAIN_TASK = "engram.train"
-SWEEP_TASK = "engram.sweep"
 QUEUES = ("auto", "cpu", "cuda")
 """One per `device` of a request; a worker listens to `auto` and to those of its own devices."""
 WORKER_ARGUMENTS = ("--pool=threads", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")

@@ -187,7 +187,8 @@ def _repeat_last(session: Session, model: Model) -> dict[str, Any]:
     last = session.scalar(sa.select(Training).where(Training.model_id == model.id).order_by(Training.id.desc()).limit(1))
     if last is None:
         raise InvalidRequest(f"model {model.name!r} has no training to repeat; say at least its horizon", model=model.name)
-    return {**last.request, "dataset": None, "end": None}
+    dataset = session.get_one(Dataset, last.dataset_id)  # by its id: it may have been renamed since
+    return {**last.request, "dataset": dataset.name, "end": None}
 
 
 def _find_dataset(session: Session, workspace_id: int, model: Model | None, frozen: dict[str, Any]) -> Dataset:

@@ -114,6 +114,17 @@ def test_an_empty_body_trains_as_last_time_on_all_there_is(client: Client, execu
     assert again["version"] == 2
     assert again["request"] == {**first["request"], "end": None}
     assert again["data"]["cutoff"] == "1960-12-01T00:00:00Z"
+    client.patch("/v1/datasets/air", json={"name": "passengers"}).raise_for_status()
+    renamed = client.post("/v1/models/air/trainings", json={}).json()
+    assert renamed["dataset"] == renamed["request"]["dataset"] == "passengers"
+    client.post_air("second")
+    elsewhere = {"dataset": "second", "horizon": 3}
+    client.post("/v1/models/air/trainings", json=elsewhere).raise_for_status()
+    queued = client.post("/v1/models/air/trainings", json={}).json()
+    assert (queued["dataset"], queued["request"]["horizon"]) == ("second", 3), "as last time, though that one still waits"
+    for training in client.get("/v1/trainings?status=queued").json()["items"]:
+        client.post(f"/v1/trainings/{training['id']}/cancel").raise_for_status()
+    client.patch("/v1/datasets/passengers", json={"name": "air"}).raise_for_status()
     other = client.train(executor, "air", fit={"max_steps": 20})
     assert (other["request"]["horizon"], other["request"]["dataset"], other["request"]["series"]) == (6, "air", None)
 
