@@ -1,7 +1,6 @@
 """Posting over HTTP: what goes in comes back in every format, twice is once, and a receipt tells the truth."""
 
 import io
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
@@ -331,27 +330,6 @@ def test_the_grid_is_kept_with_the_dataset(client: Any) -> None:
         assert [timestamp for _, timestamp in read_back(client, dataset)] == labels
 
 
-def test_writers_at_once_all_succeed(client: Any) -> None:
-    answers: list[Any] = []
-
-    def write(worker: int) -> None:
-        rows = [
-            {"series": f"s{(worker * 7 + k) % 40}", "timestamp": f"2024-01-01T{worker:02}:00:00Z", "value": float(worker)}
-            for k in range(40)
-        ]
-        rows += [{"series": "s0", "timestamp": f"2024-01-02T0{hour}:00:00Z", "value": 1.0} for hour in (0, 1)]
-        answers.append(post(client, "shared", {"observations": rows}))
-
-    threads = [threading.Thread(target=write, args=(worker,)) for worker in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [answer.status_code for answer in answers] == [200] * 6, [answer.text for answer in answers]
-    assert len(read_back(client, "shared")) == 6 * 40 + 2
-    assert sum(answer.json()["inserted"] for answer in answers) == 6 * 40 + 2
-
-
 def test_the_order_of_rows_does_not_matter(client: Any) -> None:
     random = np.random.default_rng(1)
     points: Points = {
@@ -374,30 +352,3 @@ def test_no_freq_from_one_point_but_with_a_given_one(client: Any) -> None:
         infer(np.zeros(1, np.int64), "UTC")
     client.put("/v1/datasets/a", json={"freq": "D"})
     assert post_csv(client, "a", one)["freq"] == "D"
-
-
-def test_a_deletion_and_a_write_at_once_leave_all_or_nothing(client: Any, database: Database) -> None:
-    text = "series,timestamp,value\n" + "".join(f"s{k},2024-01-0{day},1\n" for k in range(50) for day in (1, 2))
-    statuses: list[int] = []
-
-    def write() -> None:
-        statuses.extend(post(client, "a", text, formats.CSV).status_code for _ in range(4))
-
-    def delete() -> None:
-        statuses.extend(client.delete("/v1/datasets/a").status_code for _ in range(4))
-
-    def declare() -> None:
-        for k in range(4):
-            statuses.append(client.put("/v1/datasets/a", json={"description": str(k)}).status_code)
-            statuses.append(client.patch("/v1/datasets/a", json={"description": f"again {k}"}).status_code)
-
-    threads = [threading.Thread(target=each) for each in (write, delete, declare, write)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(statuses) <= {200, 201, 204, 404, 409}, statuses
-    assert post(client, "a", text, formats.CSV).status_code == 200
-    assert len(read_back(client, "a")) == 100
-    with database.read() as session:
-        assert session.scalar(sa.select(sa.func.count()).select_from(Series)) == 50
