@@ -4,49 +4,23 @@ import ipaddress
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
-from app import __version__
-from app.errors import EngramError
-from app.settings import Settings
+from app.cli.environment import configure
 
-cli = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Engram learns time series with LSTM networks and forecasts them.",
-)
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+commands = typer.Typer()
 Host = Annotated[str | None, typer.Option(help="Address to listen on (ENGRAM_HOST).")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one (ENGRAM_PORT).")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded database and queue (ENGRAM_DATA_DIR).")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Serve without keys where others can reach it.")]
 
 
-def main() -> None:
-    """Exit codes: 0 done, 1 failed, 2 usage."""
-    try:
-        cli()
-    except EngramError as error:
-        print(f"engram: {error.detail}", file=sys.stderr)
-        sys.exit(1)
-    except ValidationError as error:  # of Settings: nothing else here is checked by pydantic
-        for one in error.errors():
-            name = "_".join(map(str, one["loc"])).upper()
-            print(f"engram: ENGRAM_{name}: {one['msg']}, found {one['input']!r}; see docs/settings.md", file=sys.stderr)
-        sys.exit(2)
-
-
-@cli.callback(invoke_without_command=True)
-def show_version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
-        print(f"engram {__version__}")
-        raise typer.Exit
-
-
-@cli.command()
+@commands.command()
 def serve(
     host: Host = None,
     port: Port = None,
@@ -62,7 +36,7 @@ def serve(
     raise typer.Exit(run(settings, workers))
 
 
-@cli.command()
+@commands.command()
 def api(
     host: Host = None,
     port: Port = None,
@@ -78,38 +52,30 @@ def api(
     run(settings, fd=fd, lifeline=lifeline)
 
 
-@cli.command()
+@commands.command()
 def worker(
     queues: Annotated[str | None, typer.Option(help="Devices whose trainings it takes: cpu, cuda or both.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Trainings at once (ENGRAM_WORKER_CONCURRENCY).")] = None,
 ) -> None:
     """Run one worker alone."""
-    Settings()  # a wrong one is said here, before the process becomes the worker
+    configure()  # a wrong one is said here, before the process becomes the worker
     arguments = [f"--queues={queues}"] if queues else []
     arguments += [f"--concurrency={concurrency}"] if concurrency else []
     os.execv(sys.executable, [sys.executable, "-m", "workers", *arguments])
 
 
-@cli.command()
+@commands.command()
 def migrate() -> None:
     """Bring the database's schema to this version's."""
     import migrations
     from app.database import Database
 
-    database = Database(Settings().database_url)
+    database = Database(configure().database_url)
     migrations.upgrade(database)
     print(f"the database is at revision {migrations.head()}")
 
 
-def configure(**options: Any) -> Settings:
-    """Settings from the environment, overridden by what was said on the command line, here and in the parts started from here."""
-    for name, value in options.items():
-        if value is not None:
-            os.environ[f"ENGRAM_{name.upper()}"] = str(value)
-    return Settings()
-
-
-def check_address(settings: Settings) -> None:
+def check_address(settings: "Settings") -> None:
     """Keys are not checked yet, so an address that others can reach is refused unless told otherwise."""
     try:
         is_loopback = ipaddress.ip_address(settings.host).is_loopback
@@ -122,7 +88,3 @@ def check_address(settings: Settings) -> None:
             file=sys.stderr,
         )
         raise typer.Exit(2)
-
-
-if __name__ == "__main__":
-    main()
