@@ -107,9 +107,18 @@ def database_now(session: Session) -> datetime:
 
 def insert_or_ignore(session: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:
     """Inserts the rows that break no unique constraint; the others are there already, by another client at the same instant."""
-    name = session.get_bind().dialect.name
-    insert = postgresql.insert(table) if name == "postgresql" else sqlite.insert(table)
-    session.execute(insert.on_conflict_do_nothing(), rows)
+    session.execute(_insert(session, table).on_conflict_do_nothing(), rows)
+
+
+def add_or_sum(session: Session, table: type[Base], key: dict[str, Any], numbers: dict[str, float]) -> None:
+    """Inserts the row of `key`, which the table holds once, or adds `numbers` to those it has; right whoever else does so meanwhile."""
+    insert = _insert(session, table).values(**key, **numbers)
+    sums = {name: getattr(table, name) + insert.excluded[name] for name in numbers}
+    session.execute(insert.on_conflict_do_update(index_elements=list(key), set_=sums))
+
+
+def _insert(session: Session, table: type[Base]) -> Any:
+    return (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert(table)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

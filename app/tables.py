@@ -125,11 +125,19 @@ class Model(Base):
     created_at: Mapped[datetime]
 
 
+_IS_QUEUED = sa.text("status = 'queued'")
+
+
 class Training(Base):
     """One request's life, and the queue itself: the row is the truth, Celery's message a hint."""
 
     __tablename__ = "trainings"
-    __table_args__ = (sa.Index("ix_trainings_status_id", "status", "id"),)
+    __table_args__ = (
+        sa.Index("ix_trainings_status_id", "status", "id"),
+        sa.Index(  # as long as the queue, however many trainings there were: what /metrics asks every few seconds
+            "ix_trainings_waiting", "device_wanted", "created_at", sqlite_where=_IS_QUEUED, postgresql_where=_IS_QUEUED
+        ),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     workspace_id: Mapped[int] = _reference("workspaces.id")
     public_id: Mapped[str] = mapped_column(sa.String(36), unique=True)
@@ -154,6 +162,7 @@ class Training(Base):
     problem: Mapped[dict[str, Any] | None]
     version_number: Mapped[int | None]
     request_id: Mapped[str | None] = mapped_column(sa.String(128))
+    traceparent: Mapped[str | None] = mapped_column(sa.String(64))
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -171,6 +180,18 @@ class TrainingEvent(Base):
     kind: Mapped[str] = mapped_column(sa.String(16))
     data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+
+
+class TrainingTotal(Base):
+    """How many trainings ended so within so many seconds (inf: the rest), and their seconds. It only grows, whatever is deleted."""
+
+    __tablename__ = "training_totals"
+    __table_args__ = (sa.UniqueConstraint("status", "at_most_seconds"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(sa.String(16))
+    at_most_seconds: Mapped[float]
+    count: Mapped[int]
+    seconds: Mapped[float]
 
 
 class Version(Base):
@@ -210,7 +231,7 @@ class Alias(Base):
     """A name that moves: `champion` is what serves."""
 
     __tablename__ = "aliases"
-    __table_args__ = (sa.UniqueConstraint("model_id", "name"),)
+    __table_args__ = (sa.UniqueConstraint("model_id", "name"), sa.Index("ix_aliases_name_updated_at", "name", "updated_at"))
     id: Mapped[int] = mapped_column(primary_key=True)
     workspace_id: Mapped[int] = _reference("workspaces.id")
     model_id: Mapped[int] = _reference("models.id")
@@ -233,11 +254,17 @@ class BacktestWindow(Base):
 
 
 class Worker(Base):
-    """Who can train: seen again with every heartbeat. A worker serves all workspaces."""
+    """Who can train: seen again with every heartbeat. A worker serves all workspaces.
+
+    `owner` is what stands in its trainings' rows; `clock_at` is what its own clock said at `seen_at`, which is the database's.
+    """
 
     __tablename__ = "workers"
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(sa.String(255), unique=True)
     devices: Mapped[list[Any]]
+    owner: Mapped[str | None] = mapped_column(sa.String(255))
+    code_version: Mapped[str | None] = mapped_column(sa.String(32))
+    clock_at: Mapped[datetime | None]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime] = mapped_column(index=True)

@@ -60,8 +60,8 @@ def test_a_broker_that_is_away_is_named_and_refuses_nothing(database_url: str, t
 
 def test_system_names_the_workers_seen_of_late(client: Client, database: Database) -> None:
     with database.write() as session:
-        claims.register_worker(session, "here", ("cpu", "cuda"))
-        claims.register_worker(session, "gone", ("cpu",))
+        claims.register_worker(session, "here", ("cpu", "cuda"), "boot/1/1")
+        claims.register_worker(session, "gone", ("cpu",), "boot/2/1")
         session.execute(sa.update(Worker).where(Worker.name == "gone").values(seen_at=utc_now() - timedelta(hours=1)))
         session.commit()
     client.post_air()

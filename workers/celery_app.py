@@ -88,7 +88,7 @@ def _beat(
     while True:
         try:
             with database.write() as session:
-                claims.register_worker(session, name, devices)
+                claims.register_worker(session, name, devices, executor.name)
                 session.commit()
             tasks.sweep(database, settings, hints)
         except sqlalchemy.exc.SQLAlchemyError as error:

@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.database import database_now
+from app import __version__
+from app.database import database_now, utc_now
 from app.errors import WorkerLost
 from app.processes import is_running
 from app.settings import Settings
@@ -18,12 +19,16 @@ from app.training import service
 
 @dataclass(frozen=True)
 class Claim:
-    """A training that is ours until the lease ends. A write that misses this owner and attempt must change nothing."""
+    """A training that is ours until the lease ends. A write that misses this owner and attempt must change nothing.
+
+    `traceparent` is the request's place in its trace, if it had one.
+    """
 
     training_id: int
     workspace_id: int
     public_id: str
     request_id: str | None
+    traceparent: str | None
     owner: str
     attempt: int
 
@@ -59,12 +64,19 @@ def claim(session: Session, settings: Settings, owner: str, devices: Sequence[st
             started_at=sa.func.coalesce(Training.started_at, now),
             progress=None,
         )
-        .returning(Training.id, Training.workspace_id, Training.public_id, Training.request_id, Training.attempt)
+        .returning(
+            Training.id,
+            Training.workspace_id,
+            Training.public_id,
+            Training.request_id,
+            Training.traceparent,
+            Training.attempt,
+        )
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if taken is None:
         return None
-    return Claim(taken.id, taken.workspace_id, taken.public_id, taken.request_id, owner, taken.attempt)
+    return Claim(taken.id, taken.workspace_id, taken.public_id, taken.request_id, taken.traceparent, owner, taken.attempt)
 
 
 def beat(session: Session, settings: Settings, claim: Claim, **fields: Any) -> bool | None:
@@ -98,7 +110,12 @@ def sweep(session: Session, settings: Settings) -> None:
     """Trainings whose lease ran out, or whose worker on this machine is gone, go back to the queue; one lost too often fails, so that
     a poison pill does not loop."""
     now = database_now(session)
-    query = sa.select(Training).where(Training.status == "running").with_for_update(skip_locked=True)
+    query = (  # in an order that makes two sweeps at once touch the totals (status, then longest first) in the same one
+        sa.select(Training)
+        .where(Training.status == "running")
+        .order_by(Training.cancel_requested.desc(), Training.started_at)
+        .with_for_update(skip_locked=True)
+    )
     for training in session.scalars(query).all():
         is_leased = training.lease_expires_at is not None and training.lease_expires_at > now
         if is_leased and (training.owner is None or is_running(training.owner) is not False):
@@ -128,14 +145,16 @@ def take_stale_hints(session: Session, settings: Settings) -> list[tuple[str, st
     return [(public_id, device) for public_id, device in rows]
 
 
-def register_worker(session: Session, name: str, devices: Sequence[str]) -> None:
-    """Says that this worker is alive now."""
+def register_worker(session: Session, name: str, devices: Sequence[str], owner: str) -> None:
+    """Says that this worker is alive now; `owner` is what its claims carry."""
     now = database_now(session)
     worker = session.scalar(sa.select(Worker).where(Worker.name == name))
     if worker is None:
-        session.add(Worker(name=name, devices=list(devices), started_at=now, seen_at=now))
-    else:
-        worker.seen_at = now
+        worker = Worker(name=name, devices=list(devices), started_at=now)
+        session.add(worker)
+    worker.owner = owner
+    worker.code_version = __version__
+    worker.seen_at, worker.clock_at = now, utc_now()
     session.flush()
 
 

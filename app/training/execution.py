@@ -42,7 +42,7 @@ class Executor:
         self.stopping = threading.Event()
         self._database = database
         self._settings = settings
-        self._name = name
+        self.name = name
         self._devices = devices
 
     def execute(self) -> str | None:
@@ -50,7 +50,7 @@ class Executor:
         if self.stopping.is_set():
             return None
         with self._database.write() as session:
-            claim = claims.claim(session, self._settings, self._name, self._devices)
+            claim = claims.claim(session, self._settings, self.name, self._devices)
             session.commit()
         if claim is None:
             return None

@@ -1,5 +1,6 @@
 """A training's life as rows: requested, looked at, cancelled. How it is executed stands in execution.py."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +12,16 @@ from sqlalchemy.orm import Session
 
 from app import calendar
 from app.contract import parse_moment
-from app.database import insert_or_ignore, utc_now
+from app.database import add_or_sum, database_now, insert_or_ignore, utc_now
 from app.datasets import service as datasets
 from app.errors import InvalidRequest, NotFound, NothingToLearn, TrainingEnded
 from app.lstm import config as workshop
 from app.registry import service as registry
-from app.tables import ENDED_STATUSES, Dataset, Model, Training, TrainingEvent
+from app.tables import ENDED_STATUSES, Dataset, Model, Training, TrainingEvent, TrainingTotal
 
 PUBLIC_ID = re.compile(r"[a-z0-9-]{1,36}")
+TOTAL_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, math.inf)
+"""The upper bounds by which ended trainings are counted."""
 NO_PROGRESS: dict[str, Any] = {
     "fraction": 0.0,
     "step": 0,
@@ -38,6 +41,7 @@ def request(
     repeat: bool,
     max_horizon: int,
     request_id: str,
+    traceparent: str | None = None,
 ) -> Training:
     """Writes the training, queued, with its whole request and its cutoff frozen in it; creates the model if there is none.
 
@@ -63,6 +67,7 @@ def request(
         device_wanted=frozen["device"],
         hinted_at=utc_now(),
         request_id=request_id,
+        traceparent=traceparent,
         created_at=utc_now(),
     )
     session.add(training)
@@ -140,14 +145,28 @@ def cancel(session: Session, training: Training) -> None:
 
 
 def end(session: Session, training: Training, status: str, **fields: Any) -> None:
-    """Sets the last status and writes the event that closes the stream."""
+    """Sets the last status, counts it, and writes the event that closes the stream."""
     training.status = status
-    training.finished_at = utc_now()
+    training.finished_at = database_now(session)
     training.lease_expires_at = None
     for name, value in fields.items():
         setattr(training, name, value)
     data = {"status": status, "version": training.version_number, "problem": training.problem}
     append_events(session, training.id, training.workspace_id, status, [data])
+    _count_end(session, training)
+
+
+def _count_end(session: Session, training: Training) -> None:
+    """One more in the totals, in the transaction that ends the training: a rollback counts nothing, a deleted model takes none away."""
+    began, ended = training.started_at, training.finished_at
+    seconds = max(0.0, (ended - began).total_seconds()) if began is not None and ended is not None else 0.0
+    at_most_seconds = next(bound for bound in TOTAL_SECONDS if seconds <= bound)
+    add_or_sum(
+        session,
+        TrainingTotal,
+        {"status": training.status, "at_most_seconds": at_most_seconds},
+        {"count": 1, "seconds": seconds},
+    )
 
 
 def summarise(event: dict[str, Any], *, seconds: float) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Who may work on a training, on both databases."""
 
+import math
 import threading
 from datetime import timedelta
 
@@ -7,9 +8,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.database import Database, utc_now
+from app import __version__
+from app.database import Database, database_now, utc_now
 from app.settings import Settings
-from app.tables import Dataset, Model, Training, TrainingEvent
+from app.tables import Dataset, Model, Training, TrainingEvent, TrainingTotal, Worker
 from app.training import claims, service
 
 
@@ -189,3 +191,66 @@ def test_an_ended_training_is_never_claimed_or_swept(database: Database, setting
         session.commit()
     assert take(database, settings, "w") is None
     assert read(database, "auto-0").status == status
+
+
+def read_totals(database: Database) -> dict[tuple[str, float], tuple[int, float]]:
+    with database.read() as session:
+        rows = session.scalars(sa.select(TrainingTotal)).all()
+        return {(row.status, row.at_most_seconds): (row.count, row.seconds) for row in rows}
+
+
+def test_ends_are_counted_by_status_and_seconds_and_stay_counted(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        add_trainings(session, 5)
+        for number, seconds in enumerate((0.5, 2.0, 2.25, 1e6, 2e6)):
+            training = session.scalars(sa.select(Training).where(Training.public_id == f"auto-{number}")).one()
+            training.started_at = database_now(session) - timedelta(seconds=seconds)
+            service.end(session, training, "succeeded" if number else "cancelled")
+        session.commit()
+    totals = read_totals(database)
+    assert {key: count for key, (count, _) in totals.items()} == {
+        ("cancelled", 1.0): 1,
+        ("succeeded", 2.5): 2,
+        ("succeeded", math.inf): 2,
+    }
+    assert totals["succeeded", 2.5][1] == pytest.approx(4.25, abs=0.2)
+    with database.write() as session:
+        session.delete(session.scalars(sa.select(Model)).one())
+        session.commit()
+    assert read_totals(database) == totals
+
+
+def test_an_end_that_is_rolled_back_is_not_counted(database: Database) -> None:
+    with database.write() as session:
+        add_trainings(session, 1)
+        service.end(session, session.scalars(sa.select(Training)).one(), "failed")
+    assert read_totals(database) == {}
+
+
+def test_ends_at_once_are_all_counted(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        ids = add_trainings(session, 12)
+
+    def end(public_id: str) -> None:
+        with database.write() as session:
+            service.end(session, session.scalars(sa.select(Training).where(Training.public_id == public_id)).one(), "failed")
+            session.commit()
+
+    threads = [threading.Thread(target=end, args=(public_id,)) for public_id in ids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert read_totals(database) == {("failed", 1.0): (12, 0.0)}
+
+
+def test_a_worker_says_who_it_is_each_time_it_is_seen(database: Database) -> None:
+    for owner in ("boot/1/1", "boot/1/2"):
+        with database.write() as session:
+            claims.register_worker(session, "here", ("cpu",), owner)
+            session.commit()
+    with database.read() as session:
+        worker = session.scalars(sa.select(Worker)).one()
+    assert (worker.owner, worker.code_version, worker.devices) == ("boot/1/2", __version__, ["cpu"])
+    assert worker.clock_at is not None
+    assert abs((worker.clock_at - worker.seen_at).total_seconds()) < 1
