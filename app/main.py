@@ -10,6 +10,7 @@ from app import __version__, operation, problems
 from app.database import Database
 from app.datasets import routes as datasets
 from app.middleware import PlainBody, RequestContext
+from app.monitoring import DatabaseNumbers
 from app.queue import Queue
 from app.registry import routes as registry
 from app.serving import routes as serving
@@ -24,6 +25,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.database = Database(settings.database_url)
+        app.state.numbers = DatabaseNumbers(app.state.database, settings)
         app.state.queue = Queue(settings)
         app.state.forecasters = Forecasters(settings.forecaster_cache_bytes)
         yield

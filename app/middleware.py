@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BadRequest, BodyTooLarge, EngramError, InternalError, UnsupportedMediaType
 from app.problems import to_response
-from app.telemetry import REQUEST_SECONDS, REQUESTS, log
+from app.telemetry import count_request, log
 
 SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 ZSTD_SLICE_BYTES = 1024
@@ -59,8 +59,7 @@ class RequestContext:
             finally:
                 seconds = time.perf_counter() - started
                 route = getattr(scope.get("route"), "path", "none")
-                REQUESTS.labels(scope["method"], route, status).inc()
-                REQUEST_SECONDS.labels(scope["method"], route).observe(seconds)
+                count_request(scope["method"], route, status, seconds)
                 log.debug("request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1e3, 1))
 
 

@@ -1,41 +1,67 @@
 """What whoever runs the service asks: is it alive, is it ready, how does it do."""
 
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Any
 
-import prometheus_client
 import sqlalchemy as sa
 import sqlalchemy.exc
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import RedirectResponse
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 import migrations
 from app import __version__
-from app.database import database_now
 from app.dependencies import CallerNeeded, DatabaseNeeded, ReadSession, SettingsNeeded
+from app.monitoring import DatabaseNumbers, read_alive_workers, read_queue
 from app.queue import broker_reachable
-from app.tables import TRAINING_STATUSES, Training, Worker
+from app.tables import TRAINING_STATUSES, Training
+from app.telemetry import collect_numbers
 
 router = APIRouter(tags=["operation"])
-SEEN_PAUSES = 6
-"""A worker is alive if it was seen within this many of its own pauses."""
+
+
+def get_numbers(request: Request) -> DatabaseNumbers:
+    numbers: DatabaseNumbers = request.app.state.numbers
+    return numbers
+
+
+NumbersNeeded = Annotated[DatabaseNumbers, Depends(get_numbers)]
 
 
 class WorkerOutput(BaseModel):
+    """`version` is null for a worker too old to say it; `trainings` are those that it runs now."""
+
     name: str
     devices: list[str]
+    version: str | None
+    trainings: int
     started_at: datetime
     seen_at: datetime
 
 
+class QueueOutput(BaseModel):
+    """How many trainings wait for this device (`auto`: for any), and since when the oldest does; 0 if none waits."""
+
+    device: str
+    depth: int
+    oldest_seconds: float
+
+
 class SystemOutput(BaseModel):
     version: str
+    database: str
+    broker: str
+    revision: str | None
     devices: list[str]
     workers: list[WorkerOutput]
     trainings: dict[str, int]
     queue_depth: int
+    queues: list[QueueOutput]
 
 
 @router.get("/", include_in_schema=False)
@@ -56,7 +82,7 @@ def get_ready(response: Response, database: DatabaseNeeded, settings: SettingsNe
     try:
         migrated = migrations.is_at_head(database)
         with database.read() as session:
-            workers = len(list_alive_workers(session, settings.sweep_seconds))
+            workers = len(read_alive_workers(session, settings))
     except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.ProgrammingError):
         migrated, workers = False, 0
     if not migrated:
@@ -71,36 +97,58 @@ def get_ready(response: Response, database: DatabaseNeeded, settings: SettingsNe
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def get_metrics(session: ReadSession) -> Response:
-    """For Prometheus."""
-    counts = count_trainings(session)
-    lines = ["# HELP engram_trainings Trainings by status.", "# TYPE engram_trainings gauge"]
-    lines += [f'engram_trainings{{status="{status}"}} {count}' for status, count in counts.items()]
-    body = prometheus_client.generate_latest() + ("\n".join(lines) + "\n").encode()
-    return Response(body, media_type=prometheus_client.CONTENT_TYPE_LATEST)
+def get_metrics(numbers: NumbersNeeded, caller: CallerNeeded, accept: Annotated[str, Header()] = "") -> Response:
+    """For Prometheus: the whole service, and the scores of the models of the caller's workspace. Answers without the database too."""
+    encode, content_type = choose_encoder(accept)
+    return Response(encode(_Numbers(numbers, caller.workspace_id)), headers={"Content-Type": content_type})
+
+
+class _Numbers:
+    """What /metrics says, in the form that prometheus_client writes."""
+
+    def __init__(self, numbers: DatabaseNumbers, workspace_id: int) -> None:
+        self._numbers = numbers
+        self._workspace_id = workspace_id
+
+    def collect(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily("engram_build_info", "1; the version of this API process.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+        yield from collect_numbers()
+        yield from self._numbers.collect(self._workspace_id)
 
 
 @router.get("/v1/system")
-def get_system(session: ReadSession, settings: SettingsNeeded, caller: CallerNeeded) -> SystemOutput:
-    """Version, workers with their devices, and what waits."""
-    workers = list_alive_workers(session, settings.sweep_seconds)
+def get_system(session: ReadSession, database: DatabaseNeeded, settings: SettingsNeeded, caller: CallerNeeded) -> SystemOutput:
+    """Version, engines, workers with their devices and running trainings, and what waits for each device."""
+    workers = read_alive_workers(session, settings)
     trainings = count_trainings(session)
     return SystemOutput(
         version=__version__,
-        devices=sorted({device for worker in workers for device in worker.devices}),
+        database=database.dialect,
+        broker=settings.broker_kind,
+        revision=migrations.current(database),
+        devices=sorted({device for worker in workers for device in worker.row.devices}),
         workers=[
-            WorkerOutput(name=one.name, devices=one.devices, started_at=one.started_at, seen_at=one.seen_at) for one in workers
+            WorkerOutput(
+                name=one.row.name,
+                devices=one.row.devices,
+                version=one.row.code_version,
+                trainings=one.trainings,
+                started_at=one.row.started_at,
+                seen_at=one.row.seen_at,
+            )
+            for one in workers
         ],
         trainings=trainings,
         queue_depth=trainings["queued"],
+        queues=[
+            QueueOutput(device=device, depth=depth, oldest_seconds=round(seconds, 3))
+            for device, (depth, seconds) in read_queue(session).items()
+        ],
     )
 
 
 def count_trainings(session: Session) -> dict[str, int]:
     query = sa.select(Training.status, sa.func.count()).group_by(Training.status)
     return {**dict.fromkeys(TRAINING_STATUSES, 0), **dict(session.execute(query).all())}
-
-
-def list_alive_workers(session: Session, pause_seconds: float) -> list[Worker]:
-    since = database_now(session) - timedelta(seconds=pause_seconds * SEEN_PAUSES)
-    return list(session.scalars(sa.select(Worker).where(Worker.seen_at > since).order_by(Worker.name)))

@@ -62,3 +62,8 @@ class Settings(BaseSettings):
     def is_queue_embedded(self) -> bool:
         """Whether the broker is the SQLite file, which has no options of Redis'."""
         return self.broker_url.startswith(f"{EMBEDDED_SCHEME}:")
+
+    @property
+    def broker_kind(self) -> str:
+        """The engine without its address, which may hold a password: `embedded`, `redis`."""
+        return "embedded" if self.is_queue_embedded else self.broker_url.partition(":")[0]

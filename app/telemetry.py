@@ -1,21 +1,54 @@
-"""Logs that carry request_id and training_id through every process, and the numbers behind /metrics."""
+"""Logs that carry request_id and training_id through every process, and the numbers that an API process counts itself.
+
+Several API processes behind one socket share a folder, and each keeps its numbers there in memory-mapped files named after its place
+among them, not after its process: one that is started again goes on counting where the one before it stopped.
+"""
 
 import logging
+import os
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import prometheus_client
+import prometheus_client.values
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.values import MultiProcessValue
 
 from app.settings import Settings
 
-REQUESTS = Counter("engram_requests_total", "Requests answered.", ["method", "route", "status"])
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+PLACE = "ENGRAM_API_PLACE"
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+"""What is counted by name; a client may invent others, and each label is memory for as long as the process lives."""
+
+if SHARED_FOLDER in os.environ:
+    _place = os.environ.get(PLACE) or str(os.getpid())
+    prometheus_client.values.ValueClass = MultiProcessValue(lambda: _place)
+prometheus_client.disable_created_metrics()
+
+REQUESTS = Counter("engram_requests", "Requests answered.", ["method", "route", "status"])
 REQUEST_SECONDS = Histogram(
     "engram_request_seconds",
     "Seconds from the request's first byte to the answer's last.",
     ["method", "route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
+FORECAST_SECONDS = Histogram(
+    "engram_forecast_seconds",
+    "Seconds that a forecast waits for the model and is computed, loading it included.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+FORECAST_SERIES = Histogram(
+    "engram_forecast_series", "Series forecast with one call of the model.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+)
+CACHE_HITS = Counter("engram_forecaster_cache_hits", "Forecasts whose forecaster was loaded already.")
+CACHE_MISSES = Counter("engram_forecaster_cache_misses", "Forecasts that had to load their forecaster.")
+CACHE_BYTES = Gauge("engram_forecaster_cache_bytes", "Memory that loaded forecasters take.", multiprocess_mode="sum")
 
 log: Any = structlog.get_logger("engram")
 
@@ -35,7 +68,7 @@ def configure_logging(settings: Settings, part: str) -> None:
         else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -53,3 +86,26 @@ def configure_logging(settings: Settings, part: str) -> None:
     for noisy in ("uvicorn.access", "alembic", "kombu", "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(part=part)
+
+
+def share_numbers(folder: Path, place: int) -> dict[str, str]:
+    """The environment of API process number `place` of several, all on one `folder` (best in memory, empty at their start).
+
+    Two processes must not have the same place at the same time.
+    """
+    return {SHARED_FOLDER: str(folder), PLACE: str(place)}
+
+
+def count_request(method: str, route: str, status: int, seconds: float) -> None:
+    """`route` is a template, never a path: there are as many as the service has."""
+    method = method if method in METHODS else "other"
+    REQUESTS.labels(method, route, status).inc()
+    REQUEST_SECONDS.labels(method, route).observe(seconds)
+
+
+def collect_numbers() -> Iterable[Metric]:
+    """Those of this process, or of all that share the folder."""
+    numbers: Iterable[Metric] = (
+        MultiProcessCollector(None).collect() if SHARED_FOLDER in os.environ else prometheus_client.REGISTRY.collect()
+    )
+    return numbers

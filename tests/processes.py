@@ -29,7 +29,7 @@ class Service:
         self.log: list[str] = []
         self.http = httpx.Client(timeout=60)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, fds: tuple[int, ...] = ()) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", *arguments],
             cwd=Path(__file__).parent.parent,
@@ -37,6 +37,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            pass_fds=fds,
         )
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
         self.processes.append(process)

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+import migrations
+from app import __version__
 from app.database import Database, utc_now
 from app.settings import Settings
 from app.tables import Worker
 from app.training import claims
+from app.training.execution import Executor
 from tests.conftest import Client
 
 
@@ -41,7 +44,7 @@ def test_an_empty_database_is_live_and_not_ready(tmp_path: Path) -> None:
 
 def test_a_database_that_is_away_is_503_with_retry_after(tmp_path: Path) -> None:
     with Client(Settings(data_dir=tmp_path, database_url="postgresql://127.0.0.1:9/none")) as client:
-        for path in ("/v1/datasets", "/v1/models/a", "/v1/trainings", "/metrics"):
+        for path in ("/v1/datasets", "/v1/models/a", "/v1/trainings", "/v1/system"):
             answer = client.get(path)
             assert (answer.status_code, answer.json()["type"]) == (503, "/problems/unavailable")
             assert answer.headers["retry-after"] == "5"
@@ -70,14 +73,27 @@ def test_system_names_the_workers_seen_of_late(client: Client, database: Databas
     assert [worker["name"] for worker in system["workers"]] == ["here"]
     assert system["devices"] == ["cpu", "cuda"]
     assert system["queue_depth"] == system["trainings"]["queued"] == 1
+    assert system["workers"][0] | {"started_at": "", "seen_at": ""} == {
+        "name": "here",
+        "devices": ["cpu", "cuda"],
+        "version": __version__,
+        "trainings": 0,
+        "started_at": "",
+        "seen_at": "",
+    }
+    assert [(queue["device"], queue["depth"]) for queue in system["queues"]] == [("auto", 1), ("cpu", 0), ("cuda", 0)]
+    assert system["queues"][0]["oldest_seconds"] < 60
+    assert system["queues"][1]["oldest_seconds"] == 0
+    assert (system["database"], system["broker"], system["revision"]) == (database.dialect, "embedded", migrations.head())
 
 
-def test_metrics_count_requests_by_route_and_trainings_by_status(client: Client) -> None:
+def test_system_says_which_worker_runs_what(client: Client, database: Database, executor: Executor) -> None:
     client.post_air()
-    client.get("/v1/models/one")
-    client.get("/v1/models/two")
-    text = client.get("/metrics").text
-    counted = [line for line in text.splitlines() if line.startswith("engram_requests_total") and 'status="404"' in line]
-    assert any('route="/v1/models/{model}"' in line for line in counted), counted
-    assert not any("models/one" in line for line in text.splitlines())
-    assert 'engram_trainings{status="queued"} 0' in text
+    client.post("/v1/models/air/trainings", json={"dataset": "air", "horizon": 3})
+    with database.write() as session:
+        claims.register_worker(session, "here", ("cpu",), executor.name)
+        claims.register_worker(session, "idle", ("cpu",), "boot/2/1")
+        claims.claim(session, client.app.state.settings, executor.name, ("cpu",))
+        session.commit()
+    workers = client.get("/v1/system").json()["workers"]
+    assert {worker["name"]: worker["trainings"] for worker in workers} == {"here": 1, "idle": 0}

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from app.telemetry import CACHE_BYTES, CACHE_HITS, CACHE_MISSES, FORECAST_SECONDS, FORECAST_SERIES
+
 if TYPE_CHECKING:
     from app.lstm import Forecaster
 
@@ -21,6 +23,7 @@ class Forecasters:
         self._max_bytes = max_bytes
         self._loaded: OrderedDict[int, tuple[Forecaster, int]] = OrderedDict()
         self._bytes = 0
+        CACHE_BYTES.set(0)  # the process before this one may have left its own
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
 
     def predict(
@@ -41,15 +44,19 @@ class Forecasters:
             forecaster = self._get(version_id, load)
             return forecaster.predict(contexts, quantile_levels, horizon)
 
-        return self._thread.submit(run).result()
+        FORECAST_SERIES.observe(len(contexts))
+        with FORECAST_SECONDS.time():
+            return self._thread.submit(run).result()
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _get(self, version_id: int, load: Callable[[], bytes]) -> "Forecaster":
         if version_id in self._loaded:
+            CACHE_HITS.inc()
             self._loaded.move_to_end(version_id)
             return self._loaded[version_id][0]
+        CACHE_MISSES.inc()
         # Here, not above: a process that has not forecast anything yet stays without torch.
         from app.lstm import Forecaster
         from app.lstm.device import use_threads
@@ -62,4 +69,5 @@ class Forecasters:
             self._bytes -= freed
         self._loaded[version_id] = forecaster, size
         self._bytes += size
+        CACHE_BYTES.set(self._bytes)
         return forecaster
