@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import parts
+from app.cli import alive, parts
 from app.errors import EngramError
 
 cli = typer.Typer(
@@ -20,6 +20,7 @@ cli = typer.Typer(
     help="Engram learns time series with LSTM networks and forecasts them.",
 )
 cli.add_typer(parts.commands)
+cli.add_typer(alive.commands)
 
 
 def main() -> None:
