@@ -10,25 +10,31 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import alive, parts
+from app.cli import alive, data, learn, lists, parts, predict
+from app.cli.failure import Failure
 from app.errors import EngramError
+
+MAX_PLACES = 6
+"""So many of the places that a problem names are told; the first stands in its sentence."""
 
 cli = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Engram learns time series with LSTM networks and forecasts them.",
 )
-cli.add_typer(parts.commands)
-cli.add_typer(alive.commands)
+for group in (parts, alive, data, learn, predict, lists):
+    cli.add_typer(group.commands)
 
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 usage."""
     try:
         cli()
-    except EngramError as error:
+    except (EngramError, Failure) as error:
         print(f"engram: {error.detail}", file=sys.stderr)
+        for place in error.problem.get("errors", [])[1:MAX_PLACES] if isinstance(error, Failure) else ():
+            where = place.get("pointer") or ", ".join(f"{name} {place[name]}" for name in ("row", "column") if name in place)
+            print(f"        {where}: {place['detail']}", file=sys.stderr)
         sys.exit(1)
 
 
