@@ -1,13 +1,28 @@
 """The API process: uvicorn on an address, or on a socket that the supervisor has opened."""
 
+import os
+import signal
 import socket
+from types import FrameType
 
 import uvicorn
 
 from app.lifeline import end_with_parent
 from app.main import create_app
 from app.settings import Settings
-from app.telemetry import configure_logging
+from app.telemetry import configure_logging, log
+
+CLOSING_SECONDS = 2.0
+"""Of the grace time: what is left to close database and threads, once no request is waited for any more."""
+
+
+class Server(uvicorn.Server):
+    """The first signal stops with grace, the second at once."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            os._exit(1)
+        super().handle_exit(sig, frame)
 
 
 def run(settings: Settings, *, fd: int | None = None, lifeline: bool = False) -> None:
@@ -22,7 +37,9 @@ def run(settings: Settings, *, fd: int | None = None, lifeline: bool = False) ->
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.grace_seconds),
+        timeout_graceful_shutdown=max(1, int(settings.grace_seconds - CLOSING_SECONDS)),
     )
-    server = uvicorn.Server(config)
-    server.run(sockets=[socket.socket(fileno=fd)] if fd is not None else None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # uvicorn raises it again when all is done, and the exit code would not be 0
+    Server(config).run(sockets=[socket.socket(fileno=fd)] if fd is not None else None)
+    log.info("api stopped")

@@ -1,7 +1,8 @@
 """The ground of all rows: engine, sessions, UTC timestamps, constraint names, SQLite's pragmas."""
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 BUSY_TIMEOUT_SECONDS = 30
 """SQLite has one writer: how long another waits for its turn."""
+SILENCE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+"""libpq's: a server that is not heard of is given up after some ten seconds. The system's own limits are up to two hours."""
+SILENCE_THERE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3, "tcp_user_timeout": 15_000}
+"""The same at the server's end, where a client that vanished in a transaction holds locks for as long."""
+TIDY_SECONDS = 1.0
+"""How long tidying waits for others, and so how long a writer may have to wait for it."""
+TIDY_PAGES = 256
+"""Free pages given back in one transaction: a megabyte."""
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -67,7 +76,8 @@ class Database:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
-            self.engine = sa.create_engine(target, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+            self.engine = sa.create_engine(target, pool_pre_ping=True, connect_args={"connect_timeout": 5, **SILENCE})
+            event.listen(self.engine, "connect", _prepare_postgres)
         self._write_engine = self.engine.execution_options(immediate=True)
         self._read_engine = self.engine
         if self.dialect == "postgresql":  # SQLite's transactions see one snapshot anyway
@@ -76,6 +86,12 @@ class Database:
     @property
     def dialect(self) -> str:
         return self.engine.dialect.name
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The file, where there is one."""
+        name = self.engine.url.database
+        return Path(name) if self.dialect == "sqlite" and name and name != ":memory:" else None
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -121,9 +137,39 @@ def _insert(session: Session, table: type[Base]) -> Any:
     return (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert(table)
 
 
+def _prepare_postgres(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        for name, value in SILENCE_THERE.items():
+            cursor.execute(f"SET {name} = {value}")
+    connection.commit()
+
+
+def tidy_sqlite(path: Path) -> int:
+    """Gives the file's free pages back, empties its journal and lets the planner look at what has changed; the bytes given back.
+
+    In small steps, each of which waits for others but a moment. Raises sqlite3.OperationalError when the file is in use for longer.
+    """
+    journal = path.with_name(f"{path.name}-wal")
+    before = _size(path) + _size(journal)
+    with closing(sqlite3.connect(path, TIDY_SECONDS, isolation_level=None)) as connection:
+        connection.execute("PRAGMA analysis_limit = 400")
+        connection.execute("PRAGMA optimize(0x10002)").fetchall()  # of all tables: this connection has queried none itself
+        while (free := connection.execute("PRAGMA freelist_count").fetchone()[0]) > 0:
+            connection.execute(f"PRAGMA incremental_vacuum({TIDY_PAGES})").fetchall()  # it works row by row, as it is read
+            if connection.execute("PRAGMA freelist_count").fetchone()[0] >= free:
+                break  # the file was made without auto_vacuum: only a VACUUM by hand gives its pages back
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return max(0, before - _size(path) - _size(journal))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver's own BEGIN is off: `_begin_sqlite` decides which one
     cursor = connection.cursor()
+    cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file: pages that were freed can be given back later
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")  # an answered write is on disk, whatever stops
     cursor.execute("PRAGMA foreign_keys = ON")

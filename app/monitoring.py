@@ -24,12 +24,11 @@ from app.queue import QUEUES
 from app.registry.service import CHAMPION
 from app.settings import Settings
 from app.tables import ENDED_STATUSES, Alias, Model, Training, TrainingTotal, Version, Worker, Workspace
+from app.training.presence import SEEN_PAUSES
 from app.training.service import TOTAL_SECONDS
 
 PATIENCE_SECONDS = 3.0
 """How long a scrape waits for the database before it says that it is away. Prometheus itself gives up after 10."""
-SEEN_PAUSES = 6
-"""A worker is alive if it was seen within this many of its own pauses."""
 LISTED_SECONDS = 900.0
 """How long a worker that died is still listed, so that an alert can name it."""
 MAX_WORKERS = 500

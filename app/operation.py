@@ -19,8 +19,9 @@ from app import __version__
 from app.dependencies import CallerNeeded, DatabaseNeeded, ReadSession, SettingsNeeded
 from app.monitoring import DatabaseNumbers, read_alive_workers, read_queue
 from app.queue import broker_reachable
-from app.tables import TRAINING_STATUSES, Training
+from app.tables import TRAINING_STATUSES, Housekeeping, Training
 from app.telemetry import collect_numbers
+from app.training import presence
 
 router = APIRouter(tags=["operation"])
 
@@ -52,6 +53,20 @@ class QueueOutput(BaseModel):
     oldest_seconds: float
 
 
+class SchedulerOutput(BaseModel):
+    name: str
+    started_at: datetime
+    seen_at: datetime
+
+
+class HousekeepingOutput(BaseModel):
+    """The last one: `finished_at` is null while it is at work, or if it was broken off; `removed` is of the last that finished."""
+
+    started_at: datetime | None
+    finished_at: datetime | None
+    removed: dict[str, int] | None
+
+
 class SystemOutput(BaseModel):
     version: str
     database: str
@@ -59,6 +74,8 @@ class SystemOutput(BaseModel):
     revision: str | None
     devices: list[str]
     workers: list[WorkerOutput]
+    schedulers: list[SchedulerOutput]
+    housekeeping: HousekeepingOutput
     trainings: dict[str, int]
     queue_depth: int
     queues: list[QueueOutput]
@@ -80,7 +97,7 @@ def get_live() -> dict[str, str]:
 def get_ready(response: Response, database: DatabaseNeeded, settings: SettingsNeeded) -> dict[str, Any]:
     """The database is reachable and migrated; broker and workers are named, not required: without them trainings wait."""
     try:
-        migrated = migrations.is_at_head(database)
+        migrated = migrations.is_usable(database)
         with database.read() as session:
             workers = len(read_alive_workers(session, settings))
     except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.ProgrammingError):
@@ -122,6 +139,8 @@ class _Numbers:
 def get_system(session: ReadSession, database: DatabaseNeeded, settings: SettingsNeeded, caller: CallerNeeded) -> SystemOutput:
     """Version, engines, workers with their devices and running trainings, and what waits for each device."""
     workers = read_alive_workers(session, settings)
+    schedulers = presence.list_schedulers(session, settings.sweep_seconds)
+    kept = session.get(Housekeeping, 1) or Housekeeping()
     trainings = count_trainings(session)
     return SystemOutput(
         version=__version__,
@@ -140,6 +159,8 @@ def get_system(session: ReadSession, database: DatabaseNeeded, settings: Setting
             )
             for one in workers
         ],
+        schedulers=[SchedulerOutput(name=one.name, started_at=one.started_at, seen_at=one.seen_at) for one in schedulers],
+        housekeeping=HousekeepingOutput(started_at=kept.started_at, finished_at=kept.finished_at, removed=kept.removed),
         trainings=trainings,
         queue_depth=trainings["queued"],
         queues=[

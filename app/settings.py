@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     hint_seconds: float = Field(30.0, gt=0, description="Age at which the hint of a queued training is sent again.")
     max_attempts: int = Field(3, ge=1, description="Lost attempts after which a training fails with worker-lost.")
     grace_seconds: float = Field(10.0, gt=0, description="Time that a part gets to stop by itself before it is killed.")
+    housekeeping_seconds: float = Field(3600.0, gt=0, description="Pause between the beginnings of two housekeepings.")
+    kept_versions: int = Field(
+        100, ge=1, description="Newest versions of a model that are kept, beside all that an alias points to."
+    )
+    kept_event_days: float = Field(90.0, ge=0, description="How long the learning curve of an ended training is kept.")
     broker_timeout_seconds: float = Field(1.0, gt=0, description="Longest wait for a connection to the broker.")
 
     forecaster_cache_bytes: int = Field(256 * 2**20, ge=0, description="Memory for loaded forecasters in one API process.")

@@ -43,6 +43,11 @@ def register() -> None:
     TRANSPORT_ALIASES[EMBEDDED_SCHEME] = f"{__name__}:Transport"
 
 
+def find_path(url: str) -> Path:
+    """The file behind `sqlitequeue:///PATH`."""
+    return Path(unquote(urlsplit(url).path[1:]))
+
+
 class QueueFile:
     """The messages of all queues. One connection, shared by the threads of this process one statement at a time."""
 
@@ -121,6 +126,9 @@ class QueueFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
+            connection.execute(
+                "PRAGMA auto_vacuum = INCREMENTAL"
+            )  # of a new file: a long queue's pages can be given back later
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(SCHEMA)
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -200,7 +208,7 @@ class Transport(virtual.Transport):
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
-        self.file = QueueFile(Path(unquote(urlsplit(client.hostname).path[1:])))
+        self.file = QueueFile(find_path(client.hostname))
 
     def driver_version(self) -> str:
         return sqlite3.sqlite_version

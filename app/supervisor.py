@@ -1,4 +1,4 @@
-"""`engram serve`: one command that migrates, starts the API and its workers, keeps them running, and stops them together."""
+"""`engram serve` and `engram api --processes N`: one command that starts several processes, keeps them running, and stops them together."""
 
 import http.client
 import os
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import migrations
 from app.database import Database
+from app.lifeline import on_stop
 from app.settings import Settings
 from app.telemetry import configure_logging, log
 
@@ -57,28 +58,37 @@ class Part:
             self.start()
 
 
-def run(settings: Settings, workers: int) -> int:
-    """The exit code: 0 after a signal, 1 if the service could not start."""
+def serve(settings: Settings, workers: int) -> int:
+    """Everything: migrates, then one API process and its workers. The exit code: 0 after a signal, 1 if the service could not start."""
+    parts = [Part(f"worker {number + 1}", [sys.executable, "-m", "workers", "--lifeline"]) for number in range(workers)]
+    return _run(settings, 1, parts, is_whole=True)
+
+
+def serve_api(settings: Settings, processes: int) -> int:
+    """API processes alone, on one socket. They share nothing else: any number may be started on any number of hosts."""
+    return _run(settings, processes, [], is_whole=False)
+
+
+def _run(settings: Settings, apis: int, others: list[Part], *, is_whole: bool) -> int:
     configure_logging(settings, "supervisor")
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: _stop_or_die(stopping))
+    on_stop(stopping.set)
     try:
         listener = open_socket(settings.host, settings.port)
     except OSError as error:
         log.error("cannot listen; is another Engram running? --port takes another port", port=settings.port, error=str(error))
         return 1
-    database = Database(settings.database_url)
-    migrations.upgrade(database)
-    database.close()
-    engram = [sys.executable, "-m", "app.cli"]
+    if is_whole:
+        database = Database(settings.database_url)
+        migrations.upgrade(database)
+        database.close()
     fd = listener.fileno()
-    parts = [Part("api", [*engram, "api", f"--fd={fd}", "--lifeline"], fds=(fd,))]
-    parts += [Part(f"worker {number + 1}", [sys.executable, "-m", "workers", "--lifeline"]) for number in range(workers)]
+    api = [sys.executable, "-m", "app.cli", "api", f"--fd={fd}", "--lifeline"]
+    parts = [Part(f"api {number + 1}", api, fds=(fd,)) for number in range(apis)] + others
     for part in parts:
         part.start()
     try:
-        return _supervise(parts, listener, stopping)
+        return _supervise(parts, listener, stopping, follow=FOLLOW if is_whole else "Engram's API listens on {url}")
     finally:
         stop(parts, settings.grace_seconds)
 
@@ -110,14 +120,14 @@ def stop(parts: list[Part], grace_seconds: float) -> None:
         process.wait()
 
 
-def _supervise(parts: list[Part], listener: socket.socket, stopping: threading.Event) -> int:
+def _supervise(parts: list[Part], listener: socket.socket, stopping: threading.Event, *, follow: str) -> int:
     host, port = listener.getsockname()[:2]
     if not _wait_until_live(host, port, parts[0], stopping):
         if not stopping.is_set():
             log.error("the API did not start; its log above says why")
         return 0 if stopping.is_set() else 1
     shown = f"[{host}]" if ":" in host else host
-    print(FOLLOW.format(url=f"http://{shown}:{port}"), flush=True)  # noqa: T201 - for the person who typed the command
+    print(follow.format(url=f"http://{shown}:{port}"), flush=True)  # noqa: T201 - for the person who typed the command
     while not stopping.wait(POLL_SECONDS):
         for part in parts:
             part.keep_running()
@@ -140,10 +150,3 @@ def _wait_until_live(host: str, port: int, api: Part, stopping: threading.Event)
         finally:
             connection.close()
     return False
-
-
-def _stop_or_die(stopping: threading.Event) -> None:
-    """The first signal stops with grace, the second at once: the parts lose their lifeline."""
-    if stopping.is_set():
-        os._exit(1)
-    stopping.set()

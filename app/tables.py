@@ -256,7 +256,7 @@ class BacktestWindow(Base):
 class Worker(Base):
     """Who can train: seen again with every heartbeat. A worker serves all workspaces.
 
-    `owner` is what stands in its trainings' rows; `clock_at` is what its own clock said at `seen_at`, which is the database's.
+    `slots` is how many trainings it can hold at once, `owner` what stands in their rows; `clock_at` is what its own clock said at `seen_at`, which is the database's.
     """
 
     __tablename__ = "workers"
@@ -266,5 +266,27 @@ class Worker(Base):
     owner: Mapped[str | None] = mapped_column(sa.String(255))
     code_version: Mapped[str | None] = mapped_column(sa.String(32))
     clock_at: Mapped[datetime | None]
+    slots: Mapped[int] = mapped_column(server_default="1")
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Scheduler(Base):
+    """Who sweeps and keeps house beside the workers: seen again with every sweep."""
+
+    __tablename__ = "schedulers"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(255), unique=True)
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Housekeeping(Base):
+    """The one row of the last housekeeping: who did it, when, and what it removed. It is also what is claimed to do the next."""
+
+    __tablename__ = "housekeeping"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[str | None] = mapped_column(sa.String(255))
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    removed: Mapped[dict[str, Any] | None]

@@ -23,7 +23,7 @@ class Service:
     """A running service: its processes, its URL, and the few calls that every journey makes."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
-        self.environment = {**os.environ, "ENGRAM_SWEEP_SECONDS": "1", **environment}
+        self.environment = {**os.environ, "ENGRAM_SWEEP_SECONDS": "1", "ENGRAM_HINT_SECONDS": "3", **environment}
         self.folder = folder
         self.processes: list[subprocess.Popen[str]] = []
         self.log: list[str] = []
@@ -59,15 +59,25 @@ class Service:
         raise AssertionError("engram serve did not start:\n" + "".join(self.log[begin:]))
 
     def start_parts(self) -> None:
-        """Migration, API and one worker as separate processes."""
+        """Migration, API, one worker and one scheduler as separate processes."""
+        self.migrate()
+        self.start_api()
+        self.start("worker")
+        self.start("scheduler")
+        self.wait_for(lambda: self.get("/health/ready").status_code == 200)
+
+    def migrate(self) -> None:
         assert self.start("migrate").wait(START_SECONDS) == 0, "".join(self.log)
+
+    def start_api(self, *arguments: str) -> subprocess.Popen[str]:
+        """`engram api` on a free port, answering."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.http.base_url = httpx.URL(f"http://127.0.0.1:{port}")
-        self.start("api", f"--port={port}")
-        self.start("worker")
-        self.wait_for(lambda: self.get("/health/ready").status_code == 200)
+        process = self.start("api", f"--port={port}", *arguments)
+        self.wait_for(lambda: self.get("/health/live").status_code == 200)
+        return process
 
     def wait_for(self, condition: Any, seconds: float = START_SECONDS) -> None:
         deadline = time.monotonic() + seconds

@@ -14,6 +14,7 @@ from app.cli.alive import Part, alive
 from app.database import Database, database_now
 from app.settings import Settings
 from app.tables import Worker
+from app.training import presence
 from tests.processes import Service
 
 
@@ -47,6 +48,19 @@ def test_a_worker_is_alive_while_its_row_is_fresh(
         session.commit()
     assert find_exit_code(Part.WORKER) == 1
     assert f"no worker of {platform.node()}" in capsys.readouterr().err
+
+
+def test_a_scheduler_is_alive_while_its_row_is_fresh(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGRAM_DATABASE_URL", database_url)
+    with database.write() as session:
+        presence.register_worker(session, f"{platform.node()}-1", ("cpu",), "boot/1/1")
+        session.commit()
+        assert find_exit_code(Part.SCHEDULER) == 1
+        presence.register_scheduler(session, f"{platform.node()}-2")
+        session.commit()
+    assert find_exit_code(Part.SCHEDULER) == 0
 
 
 @pytest.mark.parametrize("place", ["postgresql://127.0.0.1:1/engram", "sqlite:///{folder}/not-migrated.db"])

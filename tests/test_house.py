@@ -29,10 +29,10 @@ WORDS = set(
     training model version alias artifact forecast device status attempt attempts progress config metrics warnings problem
     workspace worker lease owner hinted request requested response event chunk channel revision grid step phase aggregate
     id name public number newest count missing first last seq kind data digest prefix scopes key sha256 code size
-    description cancel lost wanted devices time zone
+    description cancel lost wanted devices slots time zone removed
     totals most clock traceparent
     at us bytes seconds created updated started finished expires revoked used seen
-    workspaces datasets models versions trainings events artifacts aliases chunks workers windows api keys idempotency
+    workspaces datasets models versions trainings events artifacts aliases chunks workers schedulers housekeeping windows api keys idempotency
     """.split()  # noqa: SIM905 - words read better as words
 )
 """What names of tables and columns are made of. A new word is a decision: one word per thing."""

@@ -18,7 +18,7 @@ from app.monitoring import DatabaseNumbers
 from app.settings import Settings
 from app.tables import Alias, Training, Worker
 from app.telemetry import share_numbers
-from app.training import claims, service
+from app.training import claims, presence, service
 from app.training.execution import Executor
 from tests.conftest import QUICK, Client
 from tests.processes import Service, run_service
@@ -93,10 +93,10 @@ def test_workers_are_told_with_what_they_run_and_a_dead_one_for_a_while(client: 
     settings = client.app.state.settings
     with database.write() as session:
         for name, age in (("here", 0), ("dead", 600), ("forgotten", 10_000)):
-            claims.register_worker(session, name, ("cuda", "cpu"), f"boot/{name}")
+            presence.register_worker(session, name, ("cuda", "cpu"), f"boot/{name}")
             seen_at = database_now(session) - timedelta(seconds=age)
             session.execute(sa.update(Worker).where(Worker.name == name).values(seen_at=seen_at))
-        assert claims.claim(session, settings, "boot/here", ("cpu",)) is not None
+        assert claims.claim(session, settings, "boot/here", ("cuda", "cpu")) is not None
         session.commit()
     samples = scrape(client)
     assert value(samples, "engram_workers", device="cpu") == value(samples, "engram_workers", device="cuda") == 1

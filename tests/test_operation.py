@@ -1,17 +1,18 @@
 """Alive, ready, counted: what whoever runs the service asks."""
 
 import re
+import threading
 from datetime import timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
 
 import migrations
-from app import __version__
+from app import __version__, housekeeping
 from app.database import Database, utc_now
 from app.settings import Settings
 from app.tables import Worker
-from app.training import claims
+from app.training import claims, presence
 from app.training.execution import Executor
 from tests.conftest import Client
 
@@ -63,8 +64,8 @@ def test_a_broker_that_is_away_is_named_and_refuses_nothing(database_url: str, t
 
 def test_system_names_the_workers_seen_of_late(client: Client, database: Database) -> None:
     with database.write() as session:
-        claims.register_worker(session, "here", ("cpu", "cuda"), "boot/1/1")
-        claims.register_worker(session, "gone", ("cpu",), "boot/2/1")
+        presence.register_worker(session, "here", ("cpu", "cuda"), "boot/1/1")
+        presence.register_worker(session, "gone", ("cpu",), "boot/2/1")
         session.execute(sa.update(Worker).where(Worker.name == "gone").values(seen_at=utc_now() - timedelta(hours=1)))
         session.commit()
     client.post_air()
@@ -91,9 +92,27 @@ def test_system_says_which_worker_runs_what(client: Client, database: Database, 
     client.post_air()
     client.post("/v1/models/air/trainings", json={"dataset": "air", "horizon": 3})
     with database.write() as session:
-        claims.register_worker(session, "here", ("cpu",), executor.name)
-        claims.register_worker(session, "idle", ("cpu",), "boot/2/1")
+        presence.register_worker(session, "here", ("cpu",), executor.name)
+        presence.register_worker(session, "idle", ("cpu",), "boot/2/1")
         claims.claim(session, client.app.state.settings, executor.name, ("cpu",))
         session.commit()
     workers = client.get("/v1/system").json()["workers"]
     assert {worker["name"]: worker["trainings"] for worker in workers} == {"here": 1, "idle": 0}
+
+
+def test_system_names_the_schedulers_and_what_the_last_housekeeping_removed(
+    client: Client, database: Database, settings: Settings
+) -> None:
+    system = client.get("/v1/system").json()
+    assert system["schedulers"] == []
+    assert system["housekeeping"] == {"started_at": None, "finished_at": None, "removed": None}
+    with database.write() as session:
+        presence.register_scheduler(session, "beat")
+        presence.register_worker(session, "gone", ("cpu",), "boot/1/1")
+        session.execute(sa.update(Worker).values(seen_at=utc_now() - timedelta(days=2)))
+        session.commit()
+    housekeeping.keep_house(database, settings, "me", threading.Event())
+    system = client.get("/v1/system").json()
+    assert [one["name"] for one in system["schedulers"]] == ["beat"]
+    assert system["housekeeping"]["finished_at"] is not None
+    assert system["housekeeping"]["removed"]["workers"] == 1

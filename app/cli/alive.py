@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 ANSWER_SECONDS = 3.0
-SEEN_PAUSES = 6
-"""A worker or scheduler is alive if it was seen within this many of its own pauses."""
 
 
 class Part(StrEnum):
     API = "api"
     WORKER = "worker"
+    SCHEDULER = "scheduler"
 
 
 @commands.command()
@@ -51,23 +50,24 @@ def ask_api(settings: "Settings") -> str:
 def look_up(settings: "Settings", part: Part) -> str:
     """The same of a worker or a scheduler, which has no port: by its row. A database that is away, or not migrated yet, is no fault of theirs."""
     import platform
-    from datetime import timedelta
 
-    import sqlalchemy as sa
     import sqlalchemy.exc
 
-    from app.database import Database, database_now
-    from app.tables import Worker
+    from app.database import Database
+    from app.training import presence
 
     database = Database(settings.database_url)
     try:
         with database.read() as session:
-            since = database_now(session) - timedelta(seconds=settings.sweep_seconds * SEEN_PAUSES)
-            ours = Worker.name.startswith(f"{platform.node()}-", autoescape=True)
-            found = session.scalar(sa.select(Worker.id).where(ours, Worker.seen_at > since).limit(1))
+            list_alive = presence.list_workers if part is Part.WORKER else presence.list_schedulers
+            found = any(one.name.startswith(f"{platform.node()}-") for one in list_alive(session, settings.sweep_seconds))
     except sqlalchemy.exc.DBAPIError as error:
         print(f"engram: the database is away or not migrated, so nothing is known: {error.orig}", file=sys.stderr)
         return ""
     finally:
         database.close()
-    return "" if found else f"no {part} of {platform.node()} was seen since {since:%Y-%m-%dT%H:%M:%SZ}"
+    return (
+        ""
+        if found
+        else f"no {part} of {platform.node()} was seen in the last {settings.sweep_seconds * presence.SEEN_PAUSES:g} s"
+    )

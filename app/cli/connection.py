@@ -174,7 +174,7 @@ def _run_api() -> Iterator[Path]:
     configure_logging(settings.model_copy(update={"log_level": "error"}), "local")
     database = Database(settings.database_url)
     try:
-        if not migrations.is_at_head(database):
+        if not migrations.is_usable(database):
             raise Failure("--local: the database is not at this version's schema; run `engram migrate` first")
     finally:
         database.close()

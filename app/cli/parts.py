@@ -29,11 +29,11 @@ def serve(
     insecure: Insecure = False,
 ) -> None:
     """Run everything: migrate, then the API and its workers, until Ctrl-C or SIGTERM."""
-    from app.supervisor import run
+    from app.supervisor import serve
 
     settings = configure(host=host, port=port, data_dir=data_dir, insecure=insecure or None)
     check_address(settings)
-    raise typer.Exit(run(settings, workers))
+    raise typer.Exit(serve(settings, workers))
 
 
 @commands.command()
@@ -41,14 +41,21 @@ def api(
     host: Host = None,
     port: Port = None,
     insecure: Insecure = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="How many processes share the port; one that ends is started again.")
+    ] = 1,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     lifeline: Annotated[bool, typer.Option("--lifeline", hidden=True)] = False,
 ) -> None:
     """Run the API alone."""
-    from app.api_process import run
-
     settings = configure(host=host, port=port, insecure=insecure or None)
     check_address(settings)
+    if processes > 1:
+        from app.supervisor import serve_api
+
+        raise typer.Exit(serve_api(settings, processes))
+    from app.api_process import run
+
     run(settings, fd=fd, lifeline=lifeline)
 
 
@@ -59,20 +66,27 @@ def worker(
 ) -> None:
     """Run one worker alone."""
     configure()  # a wrong one is said here, before the process becomes the worker
-    arguments = [f"--queues={queues}"] if queues else []
+    arguments = [f"--queues={queues}"] if queues is not None else []
     arguments += [f"--concurrency={concurrency}"] if concurrency else []
     os.execv(sys.executable, [sys.executable, "-m", "workers", *arguments])
 
 
 @commands.command()
+def scheduler() -> None:
+    """Run one scheduler alone: it sweeps and keeps house while no worker is there to do so. More than one do no harm."""
+    configure()
+    os.execv(sys.executable, [sys.executable, "-m", "workers", "--scheduler"])
+
+
+@commands.command()
 def migrate() -> None:
-    """Bring the database's schema to this version's."""
+    """Bring the database's schema to this version's; one that is newer is left as it is."""
     import migrations
     from app.database import Database
 
     database = Database(configure().database_url)
     migrations.upgrade(database)
-    print(f"the database is at revision {migrations.head()}")
+    print(f"the database is at revision {migrations.current(database)}")
 
 
 def check_address(settings: "Settings") -> None:

@@ -101,6 +101,10 @@ def read_newest_numbers(session: Session, model_ids: Sequence[int]) -> dict[int,
 def set_alias(session: Session, model: Model, alias: str, version: Version) -> None:
     """Moves the alias, or makes it. The model's row is locked, so that two moves at once come one after the other."""
     _lock(session, model)
+    if session.scalar(sa.select(Version.id).where(Version.id == version.id)) is None:
+        raise NotFound(
+            f"version {version.number} of model {model.name!r} was just deleted", model=model.name, version=version.number
+        )
     row = session.scalar(sa.select(Alias).where(Alias.model_id == model.id, Alias.name == alias))
     if row is None:
         row = Alias(workspace_id=model.workspace_id, model_id=model.id, name=alias)
@@ -124,6 +128,27 @@ def delete_version(session: Session, model: Model, version: Version) -> None:
         )
     session.delete(version)
     session.flush()
+
+
+def remove_old_versions(session: Session, *, kept: int, limit: int) -> int:
+    """Removes up to `limit` versions of one model, oldest first: neither of its `kept` newest nor one that an alias points to.
+
+    Their trainings keep config, data and metrics. The number removed: 0 when no model has any.
+    """
+    place = sa.func.row_number().over(partition_by=Version.model_id, order_by=Version.number.desc()).label("place")
+    ranked = sa.select(Version.id, Version.model_id, Version.number, place).subquery()
+    aliased = sa.exists().where(Alias.version_id == ranked.c.id)
+    surplus = sa.select(ranked.c.id).where(ranked.c.place > kept, ~aliased).order_by(ranked.c.number).limit(limit)
+    model_id = session.scalar(sa.select(ranked.c.model_id).where(ranked.c.place > kept, ~aliased).limit(1))
+    if model_id is None:
+        return 0
+    model = session.get(Model, model_id)
+    if model is None:
+        return 0
+    _lock(session, model)  # from here on no alias of this model moves
+    ids = session.scalars(surplus.where(ranked.c.model_id == model_id)).all()
+    session.execute(sa.delete(Version).where(Version.id.in_(ids)).execution_options(synchronize_session=False))
+    return len(ids)
 
 
 def register_version(

@@ -8,13 +8,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app import __version__
-from app.database import database_now, utc_now
+from app.database import database_now
 from app.errors import WorkerLost
 from app.processes import is_running
 from app.settings import Settings
-from app.tables import Training, Worker
-from app.training import service
+from app.tables import Training
+from app.training import presence, service
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,16 @@ class Claim:
 
 
 def claim(session: Session, settings: Settings, owner: str, devices: Sequence[str]) -> Claim | None:
-    """Takes the oldest training that waits for one of `devices`; None when nothing waits."""
+    """Takes the oldest training that waits for one of `devices`; None when nothing waits.
+
+    One for `auto` is left to a CUDA worker as long as one is alive that could take it now.
+    """
     sweep(session, settings)
     now = database_now(session)
+    takes_auto = "cuda" in devices or not _is_cuda_free(session, settings)
     oldest = (
         sa.select(Training.id)
-        .where(Training.status == "queued", Training.device_wanted.in_(["auto", *devices]))
+        .where(Training.status == "queued", Training.device_wanted.in_(["auto", *devices] if takes_auto else devices))
         .order_by(Training.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -77,6 +80,14 @@ def claim(session: Session, settings: Settings, owner: str, devices: Sequence[st
     if taken is None:
         return None
     return Claim(taken.id, taken.workspace_id, taken.public_id, taken.request_id, taken.traceparent, owner, taken.attempt)
+
+
+def find_left_for_cuda(session: Session, devices: Sequence[str]) -> str | None:
+    """The training that a claim for these devices has just left to a CUDA worker: its public id, if there is one."""
+    if "cuda" in devices:
+        return None
+    query = sa.select(Training.public_id).where(Training.status == "queued", Training.device_wanted == "auto")
+    return session.scalar(query.order_by(Training.id).limit(1))
 
 
 def beat(session: Session, settings: Settings, claim: Claim, **fields: Any) -> bool | None:
@@ -145,17 +156,18 @@ def take_stale_hints(session: Session, settings: Settings) -> list[tuple[str, st
     return [(public_id, device) for public_id, device in rows]
 
 
-def register_worker(session: Session, name: str, devices: Sequence[str], owner: str) -> None:
-    """Says that this worker is alive now; `owner` is what its claims carry."""
-    now = database_now(session)
-    worker = session.scalar(sa.select(Worker).where(Worker.name == name))
-    if worker is None:
-        worker = Worker(name=name, devices=list(devices), started_at=now)
-        session.add(worker)
-    worker.owner = owner
-    worker.code_version = __version__
-    worker.seen_at, worker.clock_at = now, utc_now()
-    session.flush()
+def _is_cuda_free(session: Session, settings: Settings) -> bool:
+    """Whether a worker with CUDA is alive and holds fewer trainings than it could."""
+    workers = [
+        worker
+        for worker in presence.list_workers(session, settings.sweep_seconds)
+        if "cuda" in worker.devices and worker.owner and is_running(worker.owner) is not False
+    ]
+    if not workers:
+        return False
+    query = sa.select(Training.owner, sa.func.count()).where(Training.status == "running").group_by(Training.owner)
+    held = dict(session.execute(query).all())
+    return any(worker.slots > held.get(worker.owner, 0) for worker in workers)
 
 
 def _lost(training: Training) -> WorkerLost:

@@ -67,6 +67,11 @@ class Executor:
                 log.info("training ended", status=status)
         return claim.public_id
 
+    def find_left_for_cuda(self) -> str | None:
+        """The training that waits, and that this worker leaves to one with CUDA; None when there is none."""
+        with self._database.read() as session:
+            return claims.find_left_for_cuda(session, self._devices)
+
     def _execute(self, claim: Claim) -> str:
         progress: list[dict[str, Any]] = []
         work = None
@@ -84,6 +89,8 @@ class Executor:
         training = session.get_one(Training, claim.training_id)
         dataset = session.get_one(Dataset, training.dataset_id)
         wanted = training.request
+        if wanted["device"] == "auto" and "cuda" not in self._devices:
+            wanted = {**wanted, "device": "cpu"}  # this worker was told to leave the machine's CUDA alone
         rows = datasets.select_series(session, dataset.id, wanted["series"], wanted["series_prefix"])
         values = datasets.read_for_training(session, [row.id for row in rows], training.cutoff_step)
         champion = None

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -200,6 +201,14 @@ def read_events(session: Session, training_id: int, *, after: int, kind: str | N
     if kind is not None:
         query = query.where(TrainingEvent.kind == kind)
     return session.scalars(query.order_by(TrainingEvent.seq)).all()
+
+
+def remove_progress(session: Session, *, finished_before: datetime, limit: int) -> int:
+    """Removes up to `limit` progress events of trainings that ended before then; how many. The event of each end is kept."""
+    old = sa.select(TrainingEvent.id).join(Training, Training.id == TrainingEvent.training_id)
+    old = old.where(Training.finished_at < finished_before, TrainingEvent.kind == "progress").limit(limit)
+    statement = sa.delete(TrainingEvent).where(TrainingEvent.id.in_(old)).returning(TrainingEvent.id)
+    return len(session.scalars(statement.execution_options(synchronize_session=False)).all())
 
 
 def _repeat_last(session: Session, model: Model) -> dict[str, Any]:

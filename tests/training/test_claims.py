@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 
 from app import __version__
 from app.database import Database, database_now, utc_now
+from app.processes import name_process
 from app.settings import Settings
 from app.tables import Dataset, Model, Training, TrainingEvent, TrainingTotal, Worker
-from app.training import claims, service
+from app.training import claims, presence, service
 
 
 def add_trainings(session: Session, count: int, *, device: str = "auto") -> list[str]:
@@ -247,10 +248,60 @@ def test_ends_at_once_are_all_counted(database: Database, settings: Settings) ->
 def test_a_worker_says_who_it_is_each_time_it_is_seen(database: Database) -> None:
     for owner in ("boot/1/1", "boot/1/2"):
         with database.write() as session:
-            claims.register_worker(session, "here", ("cpu",), owner)
+            presence.register_worker(session, "here", ("cpu",), owner)
             session.commit()
     with database.read() as session:
         worker = session.scalars(sa.select(Worker)).one()
     assert (worker.owner, worker.code_version, worker.devices) == ("boot/1/2", __version__, ["cpu"])
     assert worker.clock_at is not None
     assert abs((worker.clock_at - worker.seen_at).total_seconds()) < 1
+
+
+CUDA = ("cuda", "cpu")
+
+
+def see(database: Database, name: str, owner: str, *, slots: int = 1, seconds_ago: float = 0.0) -> None:
+    with database.write() as session:
+        presence.register_worker(session, name, CUDA, owner, slots)
+        session.execute(sa.update(Worker).where(Worker.name == name).values(seen_at=utc_now() - timedelta(seconds=seconds_ago)))
+        session.commit()
+
+
+def test_auto_is_left_to_a_cuda_worker_that_is_free(database: Database, settings: Settings) -> None:
+    see(database, "gpu", "elsewhere/1/1", slots=2)
+    with database.write() as session:
+        ids = add_trainings(session, 3)
+        add_trainings(session, 1, device="cpu")
+    claim = take(database, settings, "w")
+    assert claim is not None
+    assert claim.public_id == "cpu-0", "what is the CPU's own goes on"
+    assert take(database, settings, "w") is None
+    with database.read() as session:
+        assert claims.find_left_for_cuda(session, ("cpu",)) == ids[0]
+        assert claims.find_left_for_cuda(session, CUDA) is None
+    for public_id in ids[:2]:
+        claim = take(database, settings, "elsewhere/1/1", CUDA)
+        assert claim is not None
+        assert claim.public_id == public_id
+    claim = take(database, settings, "w")
+    assert claim is not None
+    assert claim.public_id == ids[2], "every CUDA slot is held"
+
+
+@pytest.mark.parametrize("how", ["not seen", "killed here", "of an older version", "none"])
+def test_auto_goes_to_a_cpu_worker_when_no_cuda_worker_is_alive(database: Database, settings: Settings, how: str) -> None:
+    if how == "not seen":
+        see(database, "gpu", "elsewhere/1/1", seconds_ago=settings.sweep_seconds * presence.SEEN_PAUSES + 1)
+    elif how == "killed here":
+        place, number, started = name_process().rsplit("/", 2)
+        see(database, "gpu", f"{place}/{number}/{int(started) - 1}")
+    elif how == "of an older version":
+        see(database, "gpu", "elsewhere/1/1")
+        with database.write() as session:
+            session.execute(sa.update(Worker).values(owner=None))
+            session.commit()
+    with database.write() as session:
+        add_trainings(session, 1)
+    claim = take(database, settings, "w")
+    assert claim is not None
+    assert claim.public_id == "auto-0"
