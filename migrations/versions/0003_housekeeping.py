@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_schedulers")),
         sa.UniqueConstraint("name", name=op.f("uq_schedulers_name")),
+        sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_schedulers_seen_at"), "schedulers", ["seen_at"], unique=False)
     op.create_table(
@@ -32,6 +33,7 @@ def upgrade() -> None:
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("removed", sa.JSON(none_as_null=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_housekeeping")),
+        sqlite_autoincrement=True,
     )
     op.execute("INSERT INTO housekeeping (id) VALUES (1)")
     op.add_column(
