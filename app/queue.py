@@ -17,6 +17,8 @@ QUEUES = ("auto", "cpu", "cuda")
 WORKER_ARGUMENTS = ("--pool=threads", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
 """What every `celery worker` of ours is started with: its threads only watch over children, and workers know each other by their rows."""
 MAX_WAITING_HINTS = 10_000
+MAX_WAITING_BELLS = 100
+"""A hint is not sent again to a queue that holds so many: one wakes a worker, and a queue that nobody hears must not grow for ever."""
 SEND_ONCE_MORE = {"max_retries": 1, "interval_start": 0.0, "interval_step": 0.0, "interval_max": 0.0}
 """The first attempt after an outage finds a dead connection; the second makes a new one."""
 SOCKET_TIMEOUT_SECONDS = 5.0
@@ -53,15 +55,15 @@ class Queue:
 
     def __init__(self, settings: Settings) -> None:
         self._celery = make_celery(settings)
-        self._waiting: queue.Queue[tuple[str, str] | None] = queue.Queue(MAX_WAITING_HINTS)
+        self._waiting: queue.Queue[tuple[str, str, bool] | None] = queue.Queue(MAX_WAITING_HINTS)
         self._grace_seconds = settings.broker_timeout_seconds * 2
         self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
         self._thread.start()
 
-    def send(self, training_id: str, device: str) -> None:
-        """Rings the bell for a training that is committed. Returns at once."""
+    def send(self, training_id: str, device: str, *, again: bool = False) -> None:
+        """Rings the bell for a training that is committed; `again` if one was rung before. Returns at once."""
         try:
-            self._waiting.put_nowait((training_id, device))
+            self._waiting.put_nowait((training_id, device, again))
         except queue.Full:
             log.warning("hint dropped: too many wait for the broker", training_id=training_id)
 
@@ -76,11 +78,17 @@ class Queue:
 
     def _run(self) -> None:
         while (hint := self._waiting.get()) is not _STOP:
-            training_id, device = hint
+            training_id, device, again = hint
             try:
+                if again and self._count_waiting(device) >= MAX_WAITING_BELLS:
+                    continue
                 self._celery.send_task(TRAIN_TASK, args=[training_id], queue=device, retry_policy=SEND_ONCE_MORE)
             except Exception as error:  # noqa: BLE001 - each transport has its own errors, and none may end this thread
                 log.warning("hint not sent; the sweep will", training_id=training_id, error=str(error))
+
+    def _count_waiting(self, device: str) -> int:
+        with self._celery.producer_or_acquire() as producer:
+            return int(producer.channel.queue_declare(queue=device).message_count)
 
 
 def broker_reachable(settings: Settings) -> bool:

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 import redis
+from kombu import Connection
 
 from app import queue
 from app.queue import Queue, broker_reachable
@@ -114,6 +115,35 @@ def test_hints_arrive_at_a_worker_in_order(broker_url: str, device: str) -> None
     assert worker.returncode == 0
     assert "Traceback" not in errors
     assert "Deprecat" not in errors
+
+
+def test_a_queue_that_nobody_hears_does_not_grow_for_ever(
+    broker_url: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "MAX_WAITING_BELLS", 3)
+    # a timeout of its own, and so connections of its own: kombu shares them by options, and another test has closed its
+    hints = Queue(Settings(broker_url=broker_url, broker_timeout_seconds=1.5))
+    with Connection(broker_url) as connection:
+        waiting = connection.default_channel
+        for number in range(5):
+            hints.send(str(number), device)
+        for number in range(20):
+            hints.send(str(number), device, again=True)
+        hints.send("last", device)
+        wait_until_sent(hints)
+        assert waiting.queue_declare(queue=device).message_count == 6, "a first hint is always sent"
+        waiting.queue_purge(device)
+        hints.send("0", device, again=True)
+        wait_until_sent(hints)
+        assert waiting.queue_declare(queue=device).message_count == 1
+    hints.close()
+
+
+def wait_until_sent(hints: Queue) -> None:
+    deadline = time.monotonic() + 20
+    while not hints._waiting.empty() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)  # the last one has been taken, and may be on its way
 
 
 def test_sending_works_again_after_an_outage(redis_url: str, device: str) -> None:

@@ -46,7 +46,7 @@ def sweep(database: Database, settings: Settings, queue: Queue) -> None:
         hints = claims.take_stale_hints(session, settings)
         session.commit()
     for training_id, device in hints:
-        queue.send(training_id, device)
+        queue.send(training_id, device, again=True)
 
 
 def keep_house(database: Database, settings: Settings, owner: str, stopping: threading.Event) -> None:
