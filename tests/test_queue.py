@@ -94,7 +94,12 @@ def broker_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def read_lines(process: subprocess.Popen[str], count: int) -> list[str]:
     assert process.stdout is not None
-    return [process.stdout.readline().strip() for _ in range(count)]
+    patience = threading.Timer(30, process.kill)  # a hint that was lost must fail the test, not hang it
+    patience.start()
+    try:
+        return [process.stdout.readline().strip() for _ in range(count)]
+    finally:
+        patience.cancel()
 
 
 def test_hints_arrive_at_a_worker_in_order(broker_url: str, device: str) -> None:
