@@ -290,3 +290,7 @@ class Housekeeping(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     removed: Mapped[dict[str, Any] | None]
+
+
+for table in Base.metadata.tables.values():
+    table.dialect_options["sqlite"]["autoincrement"] = True  # PostgreSQL's way: the id of a deleted row never comes again

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import alive, data, learn, lists, parts, predict
+from app.cli import alive, data, keys, learn, lists, parts, predict
 from app.cli.failure import Failure
 from app.errors import EngramError
 
@@ -24,6 +24,8 @@ cli = typer.Typer(
 )
 for group in (parts, alive, data, learn, predict, lists):
     cli.add_typer(group.commands)
+cli.add_typer(keys.keys, name="keys")
+cli.add_typer(keys.workspaces, name="workspaces")
 
 
 def main() -> None:
