@@ -8,11 +8,13 @@ from app.lifeline import end_with_parent
 from app.main import create_app
 from app.settings import Settings
 from app.telemetry import configure_logging
+from app.tracing import configure_tracing
 
 
 def run(settings: Settings, *, fd: int | None = None, lifeline: bool = False) -> None:
     """Serves until SIGTERM: no new connection is taken, requests under way are finished within the grace time."""
     configure_logging(settings, "api")
+    configure_tracing("api")
     if lifeline:
         end_with_parent()
     config = uvicorn.Config(
