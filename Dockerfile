@@ -15,8 +15,8 @@ COPY constraints.txt pyproject.toml ./
 ARG TORCH_INDEX_URL
 RUN torch="$(sed -n '/^torch==/p' constraints.txt)" \
  && if [ -n "$TORCH_INDEX_URL" ]; then /opt/engram/bin/pip install --no-deps --index-url "$TORCH_INDEX_URL" "$torch"; fi
-# then what pyproject.toml asks for, in the versions of constraints.txt; a change of our code alone begins below this layer
-RUN /opt/engram/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+# then what pyproject.toml asks for, traces included, which OTEL_* variables switch on, in the versions of constraints.txt; a change of our code alone begins below this layer
+RUN /opt/engram/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['otel'], sep='\n')" > requirements.txt \
  && /opt/engram/bin/pip install --constraint constraints.txt --requirement requirements.txt setuptools
 COPY README.md LICENSE ./
 COPY migrations migrations

@@ -11,6 +11,7 @@ from app.lifeline import end_with_parent
 from app.main import create_app
 from app.settings import Settings
 from app.telemetry import configure_logging, log
+from app.tracing import configure_tracing
 
 CLOSING_SECONDS = 2.0
 """Of the grace time: what is left to close database and threads, once no request is waited for any more."""
@@ -28,6 +29,7 @@ class Server(uvicorn.Server):
 def run(settings: Settings, *, fd: int | None = None, lifeline: bool = False) -> None:
     """Serves until SIGTERM: no new connection is taken, requests under way are finished within the grace time."""
     configure_logging(settings, "api")
+    configure_tracing("api")
     if lifeline:
         end_with_parent()
     config = uvicorn.Config(

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from app import __version__, operation, problems
@@ -19,6 +20,15 @@ from app.serving import routes as serving
 from app.serving.cache import Forecasters
 from app.settings import Settings
 from app.training import routes as training
+
+SPANS: TelemetryConfig = {
+    "auto_configure": False,  # app/tracing.py does, for the worker as well
+    "metrics": False,  # /metrics has them
+    "logs": False,
+    "operation_spans": False,
+    "exclude": lambda scope: scope["path"] in ("/metrics", "/health/live", "/health/ready"),
+}
+"""One span for each request, where traces are asked for."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -44,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="Learns time series with LSTM networks and forecasts them.",
         lifespan=lifespan,
+        telemetry=SPANS,
         license_info={"name": "Apache-2.0"},
         responses=problems.RESPONSES,
     )

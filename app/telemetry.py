@@ -58,7 +58,13 @@ log: Any = structlog.get_logger("engram")
 
 def configure_logging(settings: Settings, part: str) -> None:
     """One form for our own lines and the libraries'; to stderr, so that stdout stays the user's."""
+
+    def add_part(_logger: object, _method: str, event: Any) -> Any:
+        event["part"] = part  # not a context variable: a thread begins without those of the one that started it
+        return event
+
     shared: list[Any] = [
+        add_part,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -91,7 +97,6 @@ def configure_logging(settings: Settings, part: str) -> None:
     root.setLevel(settings.log_level.upper())
     for noisy in ("uvicorn.access", "alembic", "kombu", "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    structlog.contextvars.bind_contextvars(part=part)
 
 
 def share_numbers(folder: Path, place: int) -> dict[str, str]:

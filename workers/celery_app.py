@@ -20,6 +20,7 @@ from app.queue import Queue, make_celery
 from app.settings import Settings
 from app.tables import Worker
 from app.telemetry import configure_logging, log
+from app.tracing import configure_tracing
 from app.training import presence
 from app.training.execution import Executor
 from workers import tasks
@@ -45,6 +46,7 @@ def main() -> None:
 def run(settings: Settings, devices: tuple[str, ...], slots: int) -> None:
     """Works until SIGTERM, on up to `slots` trainings at once; those under way are then handed back to the queue."""
     configure_logging(settings, "worker")
+    configure_tracing("worker")
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.training_threads))  # for the children: read when torch loads
     name = f"{platform.node()}-{os.getpid()}"
     database = Database(settings.database_url)

@@ -9,6 +9,7 @@ import numpy as np
 import structlog
 from sqlalchemy.orm import Session
 
+from app import tracing
 from app.database import Database
 from app.datasets import service as datasets
 from app.errors import EngramError
@@ -49,12 +50,18 @@ class Executor:
         """Executes the training that is first in line; its id, or None when none waits."""
         if self.stopping.is_set():
             return None
+        began_ns = time.time_ns()
         with self._database.write() as session:
             claim = claims.claim(session, self._settings, self.name, self._devices)
             session.commit()
         if claim is None:
             return None
-        with structlog.contextvars.bound_contextvars(training_id=claim.public_id, request_id=claim.request_id):
+        names = {"training_id": claim.public_id, "request_id": claim.request_id}
+        with (
+            structlog.contextvars.bound_contextvars(**names),
+            tracing.follow("training", claim.traceparent, attempt=claim.attempt, **names),
+        ):
+            tracing.record("claim", began_ns)
             log.info("training started", attempt=claim.attempt)
             try:
                 status = self._execute(claim)
@@ -64,6 +71,7 @@ class Executor:
                 log.exception("training failed unexpectedly", exc_info=error)
                 self._finish(claim, None, Outcome("failed", describe_crash(error)), [])
             else:
+                tracing.note(status=status)
                 log.info("training ended", status=status)
         return claim.public_id
 
@@ -76,13 +84,17 @@ class Executor:
         progress: list[dict[str, Any]] = []
         work = None
         try:
-            with self._database.read() as session:
+            with tracing.span("read"), self._database.read() as session:
                 work = self._read(session, claim)
             order = (work.series, work.request, work.champion)
-            outcome, progress = supervise(self._database, self._settings, self.stopping, claim, order, {"data": work.data})
+            with tracing.span("fit"):
+                outcome, progress = supervise(self._database, self._settings, self.stopping, claim, order, {"data": work.data})
         except EngramError as error:
             outcome = Outcome("failed", error.to_problem())
-        return self._finish(claim, work, outcome, progress)
+        if outcome.kind == "failed":
+            log.warning("training failed", problem=outcome.content)
+        with tracing.span("finish"):
+            return self._finish(claim, work, outcome, progress)
 
     def _read(self, session: Session, claim: Claim) -> Work:
         """Everything the child needs, up to the frozen cutoff, as arrays."""

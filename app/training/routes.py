@@ -9,6 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app import tracing
 from app.database import Database
 from app.dependencies import (
     DatabaseNeeded,
@@ -55,6 +56,7 @@ def request_training(
         repeat=not wanted.model_fields_set,
         max_horizon=settings.max_horizon,
         request_id=request.scope["request_id"],
+        traceparent=tracing.current_traceparent(),
     )
     answer = _describe(session, [training])[0]
     session.commit()

@@ -1,0 +1,57 @@
+"""`engram doctor`: the usual mistakes, each found by a small function that says what to do."""
+
+from collections.abc import Callable, Iterator
+
+import sqlalchemy.exc
+
+from app.database import Database
+from app.doctor import machine, rows
+from app.doctor.finding import Finding, fail
+from app.settings import Settings
+
+OF_THE_MACHINE: tuple[Callable[[Settings], Finding], ...] = (
+    machine.check_data_dir,
+    machine.check_disk,
+    machine.check_file_system,
+    machine.check_port,
+    machine.check_cores,
+    machine.check_torch,
+    machine.check_broker,
+)
+OF_THE_DATABASE: tuple[Callable[[Settings, Database], Finding], ...] = (rows.check_database, rows.check_schema)
+"""What all that follows needs: where one of them fails, nothing more is looked at."""
+OF_THE_ROWS: tuple[Callable[[Settings, Database], Finding], ...] = (
+    rows.check_sqlite,
+    rows.check_postgresql,
+    rows.check_access,
+    rows.check_workers,
+    rows.check_versions,
+    rows.check_clocks,
+    rows.check_leases,
+    rows.check_hosts,
+)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Every check's word, as it comes."""
+    for of_machine in OF_THE_MACHINE:
+        yield of_machine(settings)
+    try:
+        database = Database(settings.database_url)
+    except (OSError, ImportError, sqlalchemy.exc.SQLAlchemyError) as error:
+        cure = "correct ENGRAM_DATABASE_URL (postgresql://user:password@host/name), or leave it empty for SQLite under ENGRAM_DATA_DIR"
+        yield fail("database", f"it cannot be opened: {error}", cure)
+        return
+    try:
+        for check in OF_THE_DATABASE:
+            yield (finding := check(settings, database))
+            if finding.level == "failure":
+                return
+        for check in OF_THE_ROWS:
+            yield check(settings, database)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        yield fail(
+            "database", f"it went away while it was examined: {error}", "run engram doctor again; the database's log says more"
+        )
+    finally:
+        database.close()
