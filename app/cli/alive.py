@@ -20,6 +20,7 @@ SEEN_PAUSES = 6
 class Part(StrEnum):
     API = "api"
     WORKER = "worker"
+    SCHEDULER = "scheduler"
 
 
 @commands.command()
@@ -56,15 +57,15 @@ def look_up(settings: "Settings", part: Part) -> str:
     import sqlalchemy as sa
     import sqlalchemy.exc
 
-    from app.database import Database, database_now
-    from app.tables import Worker
+    from app.database import Database, UtcDateTime, database_now
 
+    table = sa.table(f"{part}s", sa.column("name"), sa.column("seen_at", UtcDateTime()))
     database = Database(settings.database_url)
     try:
         with database.read() as session:
             since = database_now(session) - timedelta(seconds=settings.sweep_seconds * SEEN_PAUSES)
-            ours = Worker.name.startswith(f"{platform.node()}-", autoescape=True)
-            found = session.scalar(sa.select(Worker.id).where(ours, Worker.seen_at > since).limit(1))
+            ours = table.c.name.startswith(f"{platform.node()}-", autoescape=True)
+            found = session.scalar(sa.select(table.c.name).where(ours, table.c.seen_at > since).limit(1))
     except sqlalchemy.exc.DBAPIError as error:
         print(f"engram: the database is away or not migrated, so nothing is known: {error.orig}", file=sys.stderr)
         return ""
