@@ -31,10 +31,10 @@ SHAPES: list[tuple[tuple[int, ...], int, int]] = [
     *[((24, 168), h, n) for h in (24, 48, 72, 168) for n in (400, 900)],
     *[((48, 336), h, 1000) for h in (48, 96, 48, 96)],
 ]
-BLOCK, BATCH = 1024, 128
+BLOCK, BATCH, PASSES = 1024, 128, 2
 
 
-def plain_config(seasons: tuple[int, ...], horizon: int, length: int, transformation: str) -> Config:
+def plain_config(seasons: tuple[int, ...], horizon: int, length: int, bases: str) -> Config:
     context_length = choose_context_length(seasons, horizon, length + horizon)
     return Config(
         horizon=horizon,
@@ -43,7 +43,8 @@ def plain_config(seasons: tuple[int, ...], horizon: int, length: int, transforma
         context_length=context_length,
         patch_length=choose_patch_length(seasons),
         history_length=choose_history_length(seasons, context_length, length, horizon),
-        transformation=transformation,
+        transformation="log",
+        bases=bases,
         hidden_size=1,
         num_layers=1,
         dropout=0.0,
@@ -61,13 +62,14 @@ def plain_config(seasons: tuple[int, ...], horizon: int, length: int, transforma
     )
 
 
-def draw(rng: np.random.Generator, prior: Prior, ready: dict[int, Preparation]) -> tuple[Tensor, ...]:
+def draw(rng: np.random.Generator, prior: Prior, ready: dict[tuple[int, str], Preparation]) -> tuple[Tensor, ...]:
     """facts, bases, unit, target and observed of one block of windows, and the slots of its bases."""
     number = int(rng.integers(len(SHAPES)))
     seasons, horizon, length = SHAPES[number]
-    if number not in ready:
-        ready[number] = Preparation(plain_config(seasons, horizon, length, "log"), prior, torch.device("cpu"))
-    prepare = ready[number]
+    bases = "quick" if rng.random() < (0.5 if len(seasons) > 1 else 0.15) else "all"
+    if (number, bases) not in ready:
+        ready[number, bases] = Preparation(plain_config(seasons, horizon, length, bases), prior, torch.device("cpu"))
+    prepare = ready[number, bases]
     size = BLOCK if length <= 150 else BLOCK // 2
     values = make_series(rng, size, prepare.reach + horizon, seasons)  # [B, T + H]
     contexts, future = values[:, :-horizon], values[:, -horizon:]
@@ -107,11 +109,13 @@ def main() -> None:
     prior, levels = Prior(), torch.tensor(LEVELS)
     optimizer = torch.optim.AdamW(prior.parameters(), lr=2e-3, weight_decay=1e-3, fused=True)
     averaged = {name: value.clone() for name, value in prior.state_dict().items()}
-    ready: dict[int, Preparation] = {}
+    ready: dict[tuple[int, str], Preparation] = {}
     step, smooth, started = 0, 1.0, time.process_time()
     while step < arguments.steps:
-        facts, bases, unit, target, observed, slots = draw(rng, prior, ready)
-        for rows in torch.split(torch.from_numpy(rng.permutation(len(facts))), BATCH):
+        with torch.no_grad():
+            facts, bases, unit, target, observed, slots = draw(rng, prior, ready)
+        orders = [torch.from_numpy(rng.permutation(len(facts))) for _ in range(PASSES)]
+        for rows in torch.cat(orders).split(BATCH):
             step += 1
             for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * schedule(min(step, arguments.steps), arguments.steps)

@@ -44,7 +44,7 @@ def our_step(config: Config, prepare: Preparation, windows: TrainingWindows, bat
     network = Network(replace(config, dropout=0.0), prepare.feature_count, prepare.base_count)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
     levels = torch.tensor(config.quantile_levels)
-    inputs, target, observed = draw_block(windows, prepare, np.arange(batch))
+    inputs, target, observed = draw_block(windows.series, windows.cutoffs(np.arange(batch)), prepare)
 
     def step() -> None:
         loss = pinball(network(inputs), target, observed, levels)
@@ -96,7 +96,7 @@ def main() -> None:
         runs[f"nn.LSTM {context_length} -> {horizon}, batch 64"] = (*stepwise(context_length, horizon, 64), 64)
         _, prepare, windows = made
         runs[f"preparation {context_length} -> {horizon}"] = (
-            lambda p=prepare, w=windows: draw_block(w, p, np.arange(512)),
+            lambda p=prepare, w=windows: draw_block(w.series, w.cutoffs(np.arange(512)), p),
             0.0,
             512,
         )

@@ -10,6 +10,12 @@ from app.lstm.seasons import choose_season_lengths
 from app.lstm.windows import Series, TrainingWindows
 
 LONGEST_PATCH = 48
+MANY_WINDOWS = 150_000
+"""From here on the classical forecasts need not be the finest: the net learns what they lack."""
+
+
+MORE_SHARE = 0.25
+"""Of the steps: what a net that was judged learns on top, with the windows it was judged on among the rest."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,7 @@ class Amount:
     hidden_size: int
     nets: int
     steps: int
+    batch_size: int
     learning_rate: float
     dropout: float
     weight_decay: float
@@ -27,10 +34,12 @@ class Amount:
 
 
 AMOUNTS = (
-    Amount(2_000, hidden_size=32, nets=1, steps=300, learning_rate=1e-3, dropout=0.3, weight_decay=0.05, net_weight=0.25),
-    Amount(30_000, hidden_size=64, nets=1, steps=600, learning_rate=1e-3, dropout=0.3, weight_decay=0.1, net_weight=0.5),
-    Amount(150_000, hidden_size=64, nets=1, steps=1200, learning_rate=2e-3, dropout=0.3, weight_decay=0.1, net_weight=0.75),
-    Amount(math.inf, hidden_size=64, nets=1, steps=1200, learning_rate=3e-3, dropout=0.0, weight_decay=1e-4, net_weight=1.0),
+    Amount(2_000, 32, nets=1, steps=300, batch_size=32, learning_rate=1e-3, dropout=0.3, weight_decay=0.05, net_weight=0.25),
+    Amount(30_000, 64, nets=2, steps=600, batch_size=32, learning_rate=1e-3, dropout=0.3, weight_decay=0.1, net_weight=0.5),
+    Amount(150_000, 64, nets=2, steps=1200, batch_size=32, learning_rate=2e-3, dropout=0.3, weight_decay=0.1, net_weight=0.75),
+    Amount(
+        math.inf, 64, nets=2, steps=1200, batch_size=128, learning_rate=3e-3, dropout=0.1, weight_decay=1e-4, net_weight=1.0
+    ),
 )
 
 
@@ -55,14 +64,17 @@ def choose(request: Request, series: Series, device: str) -> Config:
     patch_length = min(context_length, choose_patch_length(seasons))
     reasons["patch_length"] = "one step of the LSTM per season" if seasons else "short patches where there is no season"
 
-    history_length = choose_history_length(seasons, context_length, typical, request.horizon)
+    long = int(np.quantile(series.lengths, 0.9))
+    history_length = choose_history_length(seasons, context_length, long, request.horizon)
 
     share = positive_share(series)
     transformation = "log" if share >= 0.5 else "none"
     reasons["transformation"] = f"{share:.0%} of the series are positive throughout; windows that are not take no logarithm"
     windows = len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
+    bases = "all" if windows < MANY_WINDOWS else "quick"
+    reasons["bases"] = f"by the {windows} windows there are to learn from"
     amount = next(amount for amount in AMOUNTS if windows < amount.windows)
-    batch_size = request.batch_size or int(min(32, max(16, 2 ** round(math.log2(max(windows, 1) / 4)))))
+    batch_size = request.batch_size or int(min(amount.batch_size, max(16, 2 ** round(math.log2(max(windows, 1) / 4)))))
     steps = request.max_steps or amount.steps
     reasons["steps"] = "as asked" if request.max_steps else f"by the {windows} windows there are to learn from"
     if request.max_epochs is not None:
@@ -70,6 +82,7 @@ def choose(request: Request, series: Series, device: str) -> Config:
         steps = min(steps, request.max_epochs * epoch) if request.max_steps else request.max_epochs * epoch
         reasons["steps"] = f"{request.max_epochs} epochs of {epoch} steps"
     reasons["batch_size"] = "as asked" if request.batch_size else "small batches learn most per second on one core"
+    reasons["nets"] = f"by the {windows} windows there are to learn from"
     reasons["hidden_size"] = "as asked" if request.hidden_size else f"by the {windows} windows there are to learn from"
     return Config(
         horizon=request.horizon,
@@ -79,6 +92,7 @@ def choose(request: Request, series: Series, device: str) -> Config:
         patch_length=patch_length,
         history_length=history_length,
         transformation=transformation,
+        bases=bases,
         hidden_size=request.hidden_size or amount.hidden_size,
         num_layers=request.num_layers or 1,
         dropout=amount.dropout if request.dropout is None else request.dropout,
@@ -88,6 +102,7 @@ def choose(request: Request, series: Series, device: str) -> Config:
         l1=request.l1,
         gradient_clip=request.gradient_clip,
         steps=max(1, steps),
+        more_steps=round(MORE_SHARE * max(1, steps)),
         nets=amount.nets,
         net_weight=amount.net_weight,
         target_loss=request.target_loss,
@@ -120,12 +135,12 @@ def choose_context_length(season_lengths: tuple[int, ...], horizon: int, typical
     return fitting // shortest * shortest if fitting >= shortest else fitting
 
 
-def choose_history_length(season_lengths: tuple[int, ...], context_length: int, typical: int, horizon: int) -> int:
-    """What the classical forecasts are fitted on: a typical series, or four of its longest seasons, with room left to see
-    how they would have done a horizon ago."""
+def choose_history_length(season_lengths: tuple[int, ...], context_length: int, long: int, horizon: int) -> int:
+    """What the classical forecasts are fitted on: as much as a `long` series has, or four of its longest seasons, with room
+    left to see how they would have done a horizon ago."""
     enough = max(128, 4 * max(season_lengths, default=1))
     room = max(MAX_CONTEXT_LENGTH - horizon, 2 * MAX_CONTEXT_LENGTH // 3)
-    return max(context_length, min(typical, enough, room))
+    return max(context_length, min(long, enough, room))
 
 
 def choose_patch_length(season_lengths: tuple[int, ...]) -> int:

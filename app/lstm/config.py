@@ -58,6 +58,7 @@ class Config:
     patch_length: int
     history_length: int = 0
     transformation: str
+    bases: str = "all"
     hidden_size: int
     num_layers: int
     dropout: float
@@ -67,6 +68,7 @@ class Config:
     l1: float
     gradient_clip: float
     steps: int
+    more_steps: int = 0
     nets: int
     net_weight: float = 0.5
     stretches: tuple[float, ...] = ()

@@ -18,7 +18,7 @@ NARROWEST, WIDEST = 0.3, 4.0
 
 @dataclass(frozen=True)
 class Trial:
-    """Forecasts of held-out windows by the net and by the prior, before any decision, in units of each window's noise."""
+    """Forecasts of held-out windows by the net and by the prior, before any decision, in units of each window's seasonal change."""
 
     net: Floats  # [W, H, Q]
     prior: Floats  # [W, H, Q]

@@ -8,11 +8,14 @@ from torch import Tensor
 
 from app.lstm.config import Config
 from app.lstm.decision import Trial, stretch_gaps
-from app.lstm.inputs import Preparation
+from app.lstm.inputs import Inputs, Preparation
 from app.lstm.network import Network, answer_of_prior
 from app.lstm.prior import Prior
 from app.lstm.scaling import Scaling
 from app.lstm.windows import Floats
+
+LEAST_CHANGE = 0.02
+"""Of the window's spread: a series that never changes must not own a decision."""
 
 
 class Ensemble:
@@ -42,16 +45,17 @@ class Ensemble:
 
     def try_out(self, contexts: Floats, actual: Floats) -> Trial:
         """Forecasts of held-out windows, contexts [B, L] and actual [B, H], for a decision yet to be taken."""
-        net, prior, scaling, unit = self._ask(contexts)
+        net, prior, scaling, inputs = self._ask(contexts)
+        unit = to_numpy(measure_seasonal_change(inputs.window, self.config.season_length).double())  # [B, 1]
         return Trial(net / unit[:, :, None], prior / unit[:, :, None], scaling.apply(actual) / unit)
 
-    def _ask(self, contexts: Floats) -> tuple[Floats, Floats, Scaling, Floats]:
-        """What the nets and the prior say in the windows' units, both [B, H, Q]; what undoes these; the noise [B, 1]."""
+    def _ask(self, contexts: Floats) -> tuple[Floats, Floats, Scaling, Inputs]:
+        """What the nets and the prior say in the windows' units, both [B, H, Q]; what undoes these; the windows."""
         inputs, scaling = self._prepare(contexts)
         with torch.inference_mode():
             each = torch.stack([network(inputs) for network in self.networks])  # [nets, B, H, Q]
             prior = answer_of_prior(inputs, self._middle)  # [B, H, Q]
-        return to_numpy(each.double().mean(0)), to_numpy(prior.double()), scaling, to_numpy(inputs.unit.double())
+        return to_numpy(each.double().mean(0)), to_numpy(prior.double()), scaling, inputs
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything that was learned, by name; on the CPU."""
@@ -74,6 +78,13 @@ class Ensemble:
             network.load_state_dict(select(tensors, f"nets.{number}."))
             networks.append(network.to(device))
         return cls(config, prior, networks, device)
+
+
+def measure_seasonal_change(window: Tensor, season_length: int) -> Tensor:
+    """Mean absolute change over a season [B, 1], by which MASE divides (Hyndman & Koehler, 2006); [B, L] in."""
+    lag = season_length if season_length < window.shape[1] else 1
+    change = (window[:, lag:] - window[:, :-lag]).abs().mean(1, keepdim=True) if window.shape[1] > 1 else window.abs()
+    return change.clamp(min=LEAST_CHANGE)
 
 
 def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

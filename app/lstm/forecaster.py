@@ -16,7 +16,7 @@ from app.lstm.ensemble import Ensemble
 from app.lstm.inputs import fit_length
 from app.lstm.windows import Floats, Ints
 
-FORMAT = 1
+FORMAT = 2
 """Raised when an artifact's tensors change their meaning; a reader of each older format then stays."""
 SLICE = 1024
 """Rows predicted at once: bounds memory."""

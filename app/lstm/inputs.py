@@ -1,6 +1,7 @@
 """From raw contexts to what the network eats. The same for training and for serving, so that both see the same."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +10,16 @@ from torch import Tensor
 
 from app.lstm.bases import FixedBases
 from app.lstm.config import Config
-from app.lstm.fitted import FittedBases
+from app.lstm.fitted import FITTED, QUICK, FittedBases, Units
 from app.lstm.prior import Prior, describe_windows, regroup_gaps, slot_numbers
 from app.lstm.scaling import Scaling, fill, fit_scaling
 from app.lstm.windows import Floats
 
 WIDENING = 1.2
 """Real series surprise more than synthetic ones: what the prior's quantiles lack where nothing can calibrate them."""
+CAUTION = 0.4
+"""How far the prior is drawn to the median of the fitted forecasts: it learned from series that never were. Not where there
+are two seasons, which one fitted forecast alone does not know."""
 LEAST_UNIT = 0.02
 """Of the window's spread: noise is never taken to be less."""
 
@@ -36,6 +40,11 @@ class Inputs:
     def __getitem__(self, rows: "Tensor | slice") -> "Inputs":
         return Inputs(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
+    @classmethod
+    def join(cls, parts: "Sequence[Inputs]") -> "Inputs":
+        """One after the other along B."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
 
 class Preparation:
     """Scales contexts, lays the bases beside them and asks the prior what to make of these."""
@@ -46,8 +55,10 @@ class Preparation:
         self.prior = copy.deepcopy(prior).to(device)
         R, H = config.history_length, config.horizon
         self._fixed = FixedBases(R, H, config.season_lengths, device)
-        self._fitted = FittedBases(R, H, config.season_lengths, device)
+        self._fitted = FittedBases(R, H, config.season_lengths, FITTED if config.bases == "all" else QUICK, device)
         self.base_names = (*self._fixed.names, *self._fitted.names)
+        self._caution = CAUTION if len(config.season_lengths) < 2 else 0.0
+        self._consenting = slice(len(self._fixed.names), None)
         self._slots = slot_numbers(self.base_names).to(device)
         self._past = max(1, min(H, R // 2))
 
@@ -69,9 +80,12 @@ class Preparation:
         facts, inputs, scaling = self.describe(contexts)
         with torch.no_grad():
             logits, shift, gaps = self.prior(facts, self._slots)
+            shift = shift * inputs.unit  # [B, H]
+            answer = (logits.softmax(-1) * inputs.bases).sum(-1) + shift  # [B, H]
+            shift = shift + self._caution * (inputs.bases[..., self._consenting].median(-1).values - answer)
             gaps = WIDENING * regroup_gaps(gaps, self.config.quantile_levels) * inputs.unit.unsqueeze(-1)
         return (
-            Inputs(inputs.window, inputs.mask, inputs.features, inputs.bases, logits, shift * inputs.unit, gaps, inputs.unit),
+            Inputs(inputs.window, inputs.mask, inputs.features, inputs.bases, logits, shift, gaps, inputs.unit),
             scaling,
         )
 
@@ -84,8 +98,9 @@ class Preparation:
         scaled = scaling.apply(history)  # [B, R + past]
         seen = self.to_tensor(np.isfinite(scaled))  # [B, R + past]
         filled = self.to_tensor(fill(scaled, config.season_length))  # [B, R + past]
-        bases, fit_errors = self._forecast(filled[:, -R:], seen[:, -R:])  # [B, H, K], [B, K]
-        past_errors = self._look_back(filled, seen)  # [B, K]
+        units = Units(self.to_tensor(scaling.loc), self.to_tensor(scaling.scale), self.to_tensor(scaling.log) > 0)
+        bases, fit_errors = self._forecast(filled[:, -R:], seen[:, -R:], units)  # [B, H, K], [B, K]
+        past_errors = self._look_back(filled, seen, units)  # [B, K]
         unit = fit_errors.nan_to_num(torch.inf).min(1, keepdim=True).values.clamp(LEAST_UNIT, 3.0)  # [B, 1]
         general = self._measure(filled[:, -R:], seen[:, -R:], unit, scaling)  # [B, WINDOW_FACTS]
         facts = describe_windows(bases, past_errors, fit_errors, general, unit, self._slots, config.season_length)
@@ -93,17 +108,17 @@ class Preparation:
         nothing = torch.empty(len(bases), 0, device=self.device)
         return facts, Inputs(filled[:, -L:], seen[:, -L:], features, bases, nothing, nothing, nothing, unit), scaling
 
-    def _forecast(self, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _forecast(self, history: Tensor, mask: Tensor, units: Units) -> tuple[Tensor, Tensor]:
         """All bases [B, H, K] and their one-step errors [B, K], NaN for those that are not fitted."""
         fixed = self._fixed(history)  # [B, H, K fixed]
-        fitted, errors = self._fitted(history, mask)  # [B, H, K fitted], [B, K fitted]
+        fitted, errors = self._fitted(history, mask, units)  # [B, H, K fitted], [B, K fitted]
         unknown = torch.full((len(history), fixed.shape[-1]), torch.nan, device=self.device)  # [B, K fixed]
         return torch.cat([fixed, fitted], -1), torch.cat([unknown, errors], -1)
 
-    def _look_back(self, filled: Tensor, seen: Tensor) -> Tensor:
+    def _look_back(self, filled: Tensor, seen: Tensor, units: Units) -> Tensor:
         """Mean absolute error of each base as of `past` steps before the cutoff, [B, K]; NaN where too little was seen."""
         past = self._past
-        bases, _ = self._forecast(filled[:, :-past], seen[:, :-past])  # [B, H, K]
+        bases, _ = self._forecast(filled[:, :-past], seen[:, :-past], units)  # [B, H, K]
         happened, observed = filled[:, -past:], seen[:, -past:]  # [B, past], [B, past]
         errors = (bases[:, :past] - happened.unsqueeze(-1)).abs() * observed.unsqueeze(-1)  # [B, past, K]
         means = errors.sum(1) / observed.sum(1, keepdim=True)  # [B, K], NaN where nothing was observed

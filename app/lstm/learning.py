@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from app.errors import NothingToLearn
-from app.lstm.choices import choose, least_context
+from app.lstm.choices import MORE_SHARE, choose, least_context
 from app.lstm.config import Config, Request, check
 from app.lstm.decision import Decision, Trial, decide
 from app.lstm.device import choose_device
@@ -16,14 +16,17 @@ from app.lstm.ensemble import Ensemble
 from app.lstm.evaluation import Backtest, BacktestForecasts, Predict, empty_metrics, evaluate, plan_backtest
 from app.lstm.forecaster import Forecaster
 from app.lstm.inputs import Preparation
+from app.lstm.network import Network
 from app.lstm.prior import load_prior
-from app.lstm.trainer import StepReport, train_network
-from app.lstm.windows import Series, TrainingWindows, gather_contexts, gather_targets
+from app.lstm.trainer import StepReport, draw_block, train_network
+from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
 
 REPORTS = 100
 TIMED_STEPS, UNTIMED_STEPS = 25, 5
 ENOUGH_WINDOWS, MOST_INNER_CUTOFFS = 100, 4
 MOST_TRIED = 2048
+MOST_NETS, MOST_TIMES = 6, 2
+"""What a time budget may grow to: so many nets of so many times the steps that the data deserves by default."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def learn(
 ) -> Learned:
     """Learn from every series with two values or more; `clock` gives seconds and only turns a time budget into steps.
 
-    Raises InvalidRequest for what is not supported, NothingToLearn, TrainingDiverged.
+    The nets learn twice: first on what came before the held-out windows, where they are judged, then, going on from there,
+    a little more on everything. Raises InvalidRequest for what is not supported, NothingToLearn, TrainingDiverged.
     """
     check(request)
     torch.set_num_threads(request.threads)
@@ -71,28 +75,26 @@ def learn(
     if not len(usable):
         raise NothingToLearn("no series has two values", series=len(series))
     kept = series.take(usable)
-    config = choose(request, kept, device.type)
     backtest = plan_backtest(kept, request.horizon, request.n_windows, request.step_size)
     inner = None if backtest is None else plan_inner(backtest.training, request.horizon)
-    rounds = 1 + (backtest is not None) + (inner is not None)
+    before = kept if backtest is None else backtest.training if inner is None else inner.training
+    config = choose(request, before, device.type)  # by what the backtest may see: the same nets go on to everything
     if request.max_seconds is not None:
-        config = fit_budget(kept, config, request, device, clock, rounds)
+        config = fit_budget(before, config, request, device, clock)
     warnings = describe(series, kept, config)
+    report = Reporter(on_progress, config, backtest is not None)
 
-    report = Reporter(on_progress, (rounds - 1) * config.steps * config.nets, config.steps * config.nets)
-    metrics, kept_forecasts, trial = empty_metrics(), None, None
-    if inner is not None:
-        resolved = replace(choose(request, inner.training, device.type), steps=config.steps, nets=config.nets)
-        trial = try_out(fit(inner.training, resolved, device, report.begin("backtest")), inner)
+    metrics, kept_forecasts, trial, nets = empty_metrics(), None, None, None
     if backtest is None:
         warnings.append(f"No series is long enough to hold out a horizon of {request.horizon}: there was no backtest.")
     else:
-        resolved = replace(choose(request, backtest.training, device.type), steps=config.steps, nets=config.nets)
-        ensemble = fit(backtest.training, resolved, device, report.begin("backtest"))
-        forecaster = settle(ensemble, decide(trial, request.quantile_levels, resolved.net_weight))
-        rival, complaint = judge(champion, resolved)
+        ensemble = fit(before, config, device, report.begin("backtest"), held_out=inner)
+        nets = ensemble.networks
+        trial = None if inner is None else try_out(ensemble, inner)
+        forecaster = settle(ensemble, decide(trial, request.quantile_levels, config.net_weight))
+        rival, complaint = judge(champion, config)
         warnings += complaint
-        metrics, forecasts = evaluate(backtest, resolved, forecaster.predict, rival)
+        metrics, forecasts = evaluate(backtest, config, forecaster.predict, rival)
         kept_forecasts = replace(forecasts, series=usable[forecasts.series])
         if metrics["skill"] is not None and metrics["skill"] <= 0:
             warnings.append("The model is not better than seasonal naive in the backtest.")
@@ -101,7 +103,8 @@ def learn(
     decision = decide(trial, request.quantile_levels, config.net_weight)
     if not decision.calibrated:
         warnings.append("Too few held-out windows to calibrate the quantiles on: their widths are mostly the prior's.")
-    forecaster = settle(fit(kept, config, device, report.begin("fit")), decision)
+    forecaster = settle(fit(kept, config, device, report.begin("fit"), learned=nets), decision)
+    report.end()
     return Learned(forecaster.to_bytes(), forecaster.config, metrics, kept_forecasts, warnings)
 
 
@@ -111,21 +114,40 @@ def plan_inner(series: Series, horizon: int) -> Backtest | None:
     return plan_backtest(series, horizon, n_windows, max(1, horizon // 2))
 
 
+def pick_tried(cutoffs: Cutoffs) -> Cutoffs:
+    """Evenly, where there are more than it takes to decide."""
+    if len(cutoffs) <= MOST_TRIED:
+        return cutoffs
+    return cutoffs[np.linspace(0, len(cutoffs) - 1, MOST_TRIED).astype(np.int64)]
+
+
 def try_out(ensemble: Ensemble, backtest: Backtest) -> Trial:
     """What nets and prior say at the backtest's cutoffs, for deciding."""
-    cutoffs = backtest.cutoffs
-    if len(cutoffs) > MOST_TRIED:
-        cutoffs = cutoffs[np.linspace(0, len(cutoffs) - 1, MOST_TRIED).astype(np.int64)]
+    cutoffs = pick_tried(backtest.cutoffs)
     contexts = gather_contexts(backtest.series, cutoffs, ensemble.reach)  # [W, R]
     return ensemble.try_out(contexts, gather_targets(backtest.series, cutoffs, ensemble.config.horizon))
 
 
-def fit(series: Series, config: Config, device: torch.device, on_step: Callable[[StepReport], None]) -> Ensemble:
-    """Every net of the ensemble, one after the other, on all of `series`."""
+def fit(
+    series: Series,
+    config: Config,
+    device: torch.device,
+    on_step: Callable[[StepReport], None],
+    *,
+    held_out: Backtest | None = None,
+    learned: list[Network] | None = None,
+) -> Ensemble:
+    """Every net of the ensemble, one after the other, on all of `series`: new ones, or `learned` ones that go on."""
     windows = TrainingWindows(series, config.horizon, least_context(config.season_lengths, config.context_length))
     prior = load_prior()
     prepare = Preparation(config, prior, device)
-    networks = [train_network(windows, prepare, config, number, on_step) for number in range(config.nets)]
+    block = None if held_out is None else draw_block(held_out.series, pick_tried(held_out.cutoffs), prepare)
+    networks = [
+        train_network(
+            windows, prepare, config, number, on_step, held_out=block, learned=None if learned is None else learned[number]
+        )
+        for number in range(config.nets)
+    ]
     return Ensemble(config, prior, networks, device)
 
 
@@ -136,20 +158,22 @@ def settle(ensemble: Ensemble, decision: Decision) -> Forecaster:
     return Forecaster(Ensemble(config, ensemble.prior, ensemble.networks, ensemble.device))
 
 
-def fit_budget(
-    series: Series, config: Config, request: Request, device: torch.device, clock: Callable[[], float], rounds: int
-) -> Config:
-    """The config with as many steps as `max_seconds` holds for `rounds` fits, measured on the first ones of a net that is
-    then thrown away; never more than were asked for in steps or epochs."""
+def fit_budget(series: Series, config: Config, request: Request, device: torch.device, clock: Callable[[], float]) -> Config:
+    """The config with as many steps and nets as `max_seconds` holds, measured on the first steps of a net that is then
+    thrown away; never more than were asked for in steps or epochs, and no more than the data deserves many times over."""
     marks: list[float] = []
     probe = replace(config, steps=UNTIMED_STEPS + TIMED_STEPS, nets=1)
     fit(series, probe, device, lambda _: marks.append(clock()))
     seconds_per_step = max((marks[-1] - marks[UNTIMED_STEPS - 1]) / (len(marks) - UNTIMED_STEPS), 1e-6)
-    steps = max(1, int((request.max_seconds or 0.0) / seconds_per_step / rounds / config.nets))
+    held = max(1, int((request.max_seconds or 0.0) / seconds_per_step / (1 + MORE_SHARE)))
     if request.max_steps is not None or request.max_epochs is not None:
-        steps = min(steps, config.steps)
-    reason = f"{request.max_seconds} s, {rounds} fits together, at the speed of the first steps"
-    return replace(config, steps=steps, reasons={**config.reasons, "steps": reason})
+        nets, steps = config.nets, min(max(1, held // config.nets), config.steps)
+    else:
+        nets = int(np.clip(held // config.steps, 1, MOST_NETS))
+        steps = max(1, min(held // nets, MOST_TIMES * config.steps))
+    reason = f"{request.max_seconds} s at the speed of the first steps"
+    reasons = {**config.reasons, "steps": reason, "nets": reason}
+    return replace(config, steps=steps, more_steps=round(MORE_SHARE * steps), nets=nets, reasons=reasons)
 
 
 def judge(champion: Forecaster | None, config: Config) -> tuple[tuple[Predict, tuple[float, ...]] | None, list[str]]:
@@ -179,34 +203,44 @@ def describe(series: Series, kept: Series, config: Config) -> list[str]:
 
 
 class Reporter:
-    """Turns the steps of both fits into progress over the whole, about a hundred times."""
+    """Turns the steps of all nets into progress over the whole, about a hundred times."""
 
-    def __init__(self, on_progress: Callable[[Progress], None], backtest_steps: int, fit_steps: int) -> None:
+    def __init__(self, on_progress: Callable[[Progress], None], config: Config, twice: bool) -> None:
         self._on_progress = on_progress
-        self._before = {"backtest": 0, "fit": backtest_steps}
-        self._steps = backtest_steps + fit_steps
-        self._every = max(1, self._steps // REPORTS)
-        on_progress(Progress("backtest" if backtest_steps else "fit", 0.0, 0, self._steps))
+        first, more = config.steps * config.nets, config.more_steps * config.nets
+        self._ends = {"backtest": first, "fit": first + more} if twice else {"fit": first}
+        self._steps = self._ends["fit"]
+        self._every = max(1, -(-self._steps // REPORTS))
+        self._done = 0
+        self._last = Progress("backtest" if twice else "fit", 0.0, 0, self._steps)
+        on_progress(self._last)
 
     def begin(self, phase: str) -> Callable[[StepReport], None]:
-        """The listener of one fit. One that stops early leaves a gap."""
-
-        before = self._before[phase]
+        """The listener of one phase. A net that stops early leaves a gap, which `end` closes."""
+        start, end = self._done, self._ends[phase]
+        nets = 0
 
         def on_step(report: StepReport) -> None:
-            step = before + report.step
-            self._before["backtest"] = step  # where a second fit of this phase goes on
-            if step % self._every == 0 or step == self._steps:
-                self._on_progress(
-                    Progress(
-                        phase,
-                        step / self._steps,
-                        step,
-                        self._steps,
-                        loss=report.loss,
-                        learning_rate=report.learning_rate,
-                        gradient_norm=report.gradient_norm,
-                    )
+            nonlocal start, nets
+            if report.step == 1 and nets:
+                start = self._done
+            nets += report.step == 1
+            self._done = min(start + report.step, end)
+            if report.validation_loss is not None or self._done % self._every == 0 or self._done == self._steps:
+                self._last = Progress(
+                    phase,
+                    self._done / self._steps,
+                    self._done,
+                    self._steps,
+                    loss=report.loss,
+                    validation_loss=report.validation_loss,
+                    learning_rate=report.learning_rate,
+                    gradient_norm=report.gradient_norm,
                 )
+                self._on_progress(self._last)
 
         return on_step
+
+    def end(self) -> None:
+        if self._last.step < self._steps:
+            self._on_progress(replace(self._last, fraction=1.0, step=self._steps))

@@ -11,7 +11,7 @@ SMALLEST = 1e-300
 """What a logarithm is taken of at least."""
 LEAST_SPREAD = 0.01
 """Of the level: keeps a flat window from being blown up into noise."""
-ROOM = 3.0
+ROOM, ROOM_OF_LOGARITHMS = 3.0, 1.0
 """How many ranges of the window beyond it a forecast may go; further is a runaway exponential, not a forecast."""
 
 
@@ -66,7 +66,7 @@ def fit_scaling(history: Floats, length: int, season_length: int, transformation
     low = np.where(seen, units, np.inf).min(1, keepdims=True)  # [B, 1]
     high = np.where(seen, units, -np.inf).max(1, keepdims=True)  # [B, 1]
     low, high = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 0.0)
-    room = ROOM * (high - low) + 1.0  # [B, 1]
+    room = np.where(log, ROOM_OF_LOGARITHMS, ROOM) * (high - low) + 1.0  # [B, 1]
     return Scaling(level, log, loc, spread + LEAST_SPREAD, low - room, high + room)
 
 

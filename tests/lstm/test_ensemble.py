@@ -44,7 +44,7 @@ def test_tensors_there_and_back(monthly):
     np.testing.assert_array_equal(ensemble.predict(monthly[1][None]), again.predict(monthly[1][None]))
 
 
-def test_what_came_before_the_reach_changes_nothing(monthly):
+def test_what_came_before_the_reach_changes_nothing(monthly, seasonal):
     ensemble = build(monthly)
-    context = np.concatenate([np.full(50, 1e9), monthly[3][-ensemble.reach :]])[None]
+    context = np.concatenate([np.full(50, 1e9), seasonal(ensemble.reach)])[None]
     np.testing.assert_array_equal(ensemble.predict(context), ensemble.predict(context[:, 50:]))

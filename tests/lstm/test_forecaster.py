@@ -103,7 +103,7 @@ def test_damaged_bytes_are_refused(learned, damage):
 
 
 def test_a_newer_format_is_refused(learned):
-    data = learned.artifact.replace(b'\\"format\\": 1', b'\\"format\\": 9')
+    data = learned.artifact.replace(b'\\"format\\": 2', b'\\"format\\": 9')
     assert data != learned.artifact
     with pytest.raises(ArtifactCorrupt, match="format 9"):
         Forecaster.from_bytes(data)

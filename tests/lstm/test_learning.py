@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.errors import NothingToLearn
 from app.lstm import Forecaster, Request, Series, learn
+from app.lstm.choices import choose
+from app.lstm.learning import fit_budget
 
 
 def run(series, request, champion=None, clock=time.monotonic):
@@ -80,10 +83,25 @@ def test_the_backtest_chooses_from_what_it_may_see(monthly, short_request):
 def test_a_budget_in_seconds_becomes_steps_and_replays(monthly):
     ticks = itertools.count()
     learned, _ = run(monthly, Request(horizon=6, max_seconds=100, seed=3), clock=lambda: float(next(ticks)))
-    assert learned.config["steps"] == 33  # a second a step, three fits
-    replayed, _ = run(monthly, Request(horizon=6, max_steps=33, seed=3))
+    assert learned.config["steps"] == 80  # a second a step, and a quarter on top
+    replayed, _ = run(monthly, Request(horizon=6, max_steps=80, seed=3))
     strip = Forecaster.from_bytes(replayed.artifact).predict(monthly[0][None])
     np.testing.assert_array_equal(Forecaster.from_bytes(learned.artifact).predict(monthly[0][None]), strip)
+
+
+@pytest.mark.parametrize(("seconds", "nets", "steps"), [(1.0, 1, 102), (4.0, 1, 409), (30.0, 6, 512), (1e6, 6, 600)])
+def test_a_budget_grows_into_steps_then_nets_and_ends(monthly, seconds, nets, steps):
+    request = Request(horizon=6, max_seconds=seconds, context_length=10)
+    config = replace(choose(request, monthly, "cpu"), steps=300, batch_size=16)
+    ticks = itertools.count(step=1 / 128)
+    held = fit_budget(monthly, config, request, torch.device("cpu"), lambda: next(ticks))
+    assert (held.nets, held.steps) == (nets, steps)
+    assert held.more_steps == round(held.steps / 4)
+
+
+def test_the_learning_curve_shows_what_was_held_out(monthly, short_request):
+    _, seen = run(monthly, short_request)
+    assert any(progress.validation_loss is not None for progress in seen if progress.phase == "backtest")
 
 
 def test_epochs_become_steps(monthly):

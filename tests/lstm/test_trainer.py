@@ -8,8 +8,9 @@ from app.errors import TrainingDiverged
 from app.lstm.choices import choose
 from app.lstm.config import Request
 from app.lstm.inputs import Preparation
+from app.lstm.losses import pinball
 from app.lstm.prior import load_prior
-from app.lstm.trainer import schedule, train_network
+from app.lstm.trainer import draw_block, schedule, train_network
 from app.lstm.windows import Series, TrainingWindows
 
 
@@ -63,3 +64,31 @@ def test_values_after_a_window_do_not_move_its_inputs(seasonal):
     b, _ = prepare(changed[None, :60])
     assert torch.equal(a.window, b.window)
     assert torch.equal(a.features, b.features)
+
+
+def test_the_best_of_what_was_held_out_stays(monthly):
+    """A rate that ruins the net from the first check on: the weights of the least held-out loss are kept."""
+    windows, prepare, config = setup(monthly, max_steps=40, learning_rate=0.5, dropout=0.0)
+    held_out = draw_block(windows.series, windows.cutoffs(np.arange(0, len(windows), 7)), prepare)
+    seen = []
+    kept = train_network(windows, prepare, config, 0, seen.append, held_out=held_out)
+    checked = [(report.step, report.validation_loss) for report in seen if report.validation_loss is not None]
+    assert [step for step, _ in checked] == [10, 20, 30, 40]
+    best = min(loss for _, loss in checked)
+    levels = torch.tensor(config.quantile_levels)
+    with torch.no_grad():
+        inputs, target, observed = held_out
+        assert float(pinball(kept(inputs), target, observed, levels)) == pytest.approx(best, rel=1e-5)
+
+
+def test_a_net_goes_on_from_where_it_was(monthly):
+    windows, prepare, config = setup(monthly, max_steps=40)
+    first = train_network(windows, prepare, config, 0, lambda report: None)
+    same = train_network(windows, prepare, replace(config, more_steps=0), 0, lambda report: None, learned=first)
+    for name, value in first.state_dict().items():
+        assert torch.equal(same.state_dict()[name], value)
+    steps = []
+    further = train_network(windows, prepare, config, 0, lambda report: steps.append(report.step), learned=first)
+    assert steps == list(range(1, 11))
+    moved = (further.out.weight - first.out.weight).detach().abs().max()
+    assert 0 < float(moved) < 0.1
