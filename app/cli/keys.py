@@ -134,7 +134,7 @@ def _open(settings: "Settings") -> Iterator["Session"]:
     try:
         if settings.is_database_embedded:
             migrations.upgrade(database)
-        elif not migrations.is_at_head(database):
+        elif not migrations.is_usable(database):
             raise Conflict("the database's schema is not this version's: run `engram migrate` first")
         with database.write() as session:
             yield session
