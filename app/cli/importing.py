@@ -1,5 +1,6 @@
 """How a file is imported: what its dataset is, where to begin, batch after batch, and what to say when it stops."""
 
+import gc
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -140,6 +141,7 @@ class Import:
                 for batch in batches:
                     self._add(self._send(batch))
                     end = batch.end
+                    gc.collect()  # httpx answers hold their requests in a circle: bodies would pile up to hundreds of megabytes
                     bar.update(task, rows=end.rows, completed=source.bytes_read())
                     if journal is not None:
                         held = held or self._service.get(self._path)
