@@ -15,6 +15,7 @@ from app.database import Base, Database, utc_now
 from app.keys import service
 from app.main import create_app
 from app.security import SCOPES, make_key, make_pepper
+from app.serving.cache import Forecasters
 from app.settings import Settings
 from app.tables import ApiKey
 from app.training.execution import Executor
@@ -222,6 +223,28 @@ def test_equal_names_in_two_workspaces_are_two_things(house: House) -> None:
     assert house.send(("DELETE", "/v1/datasets/{dataset}"), twin).status_code == 204
     assert house.send(forecast, twin).status_code == 404
     assert house.send(forecast, theirs).json()["forecasts"] == before
+
+
+def test_a_deleted_version_that_is_still_loaded_answers_for_nobody_else(house: House) -> None:
+    """Where ids came again, the next version had the deleted one's forecaster."""
+    forecast = ("POST", "/v1/models/{model}/forecasts")
+    with house.database.write() as session:
+        for name in ("before", "after"):
+            house.workspaces[name] = service.create_workspace(session, name).id
+        session.execute(sa.text("UPDATE trainings SET status = 'cancelled' WHERE status = 'queued'"))
+        session.commit()
+    for name in ("before", "after"):
+        house.client.key = key = house.make_key(name, "admin")
+        house.client.post_air()
+        house.client.train(house.executor, "air", dataset="air", horizon=len(name), **QUICK)
+        answer = house.send(forecast, key).json()
+        assert len(answer["forecasts"][0]["median"]) == len(name)
+        if name == "before":
+            assert house.send(("DELETE", "/v1/models/{model}"), key).status_code == 204
+    served = answer["forecasts"][0]["median"]
+    house.client.app.state.forecasters = Forecasters(2**20)
+    assert house.send(forecast, key).json()["forecasts"][0]["median"] == served
+    house.client.key = None
 
 
 def test_a_workspace_takes_its_keys_and_things_along(house: House) -> None:
