@@ -69,9 +69,10 @@ class Database:
         else:
             self.engine = sa.create_engine(target, pool_pre_ping=True, connect_args={"connect_timeout": 5})
         self._write_engine = self.engine.execution_options(immediate=True)
-        self._read_engine = self.engine
+        self._read_engine = self._look_engine = self.engine
         if self.dialect == "postgresql":  # SQLite's transactions see one snapshot anyway
             self._read_engine = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._look_engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
     def dialect(self) -> str:
@@ -82,6 +83,12 @@ class Database:
         """A session that sees one snapshot and writes nothing."""
         with Session(self._read_engine, expire_on_commit=False) as session:
             yield session
+
+    @contextmanager
+    def look(self) -> Iterator[sa.Connection]:
+        """A connection for one short statement that every request makes: it costs half of what a session does."""
+        with self._look_engine.connect() as connection:
+            yield connection
 
     @contextmanager
     def write(self) -> Iterator[Session]:

@@ -1,4 +1,4 @@
-"""What a route may ask for: settings, a session, the caller, a page of a list, the queue."""
+"""What a route may ask for: settings, a session, the caller with the scope it needs, a page of a list, the queue."""
 
 import base64
 import binascii
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Path, Query, Request, Security
+from fastapi.security import HTTPBearer, SecurityScopes
 from sqlalchemy.orm import Session
 
-from app import security
 from app.database import Database
-from app.errors import InvalidRequest, NotAcceptable
+from app.errors import Forbidden, InvalidRequest, NotAcceptable, Unauthorized
 from app.queue import Queue
+from app.security import Caller, Gate
 from app.settings import Settings
 from app.tables import NAME_PATTERN
 
@@ -34,6 +35,31 @@ def get_database(request: Request) -> Database:
 def get_queue(request: Request) -> Queue:
     queue: Queue = request.app.state.queue
     return queue
+
+
+def get_gate(request: Request) -> Gate:
+    gate: Gate = request.app.state.gate
+    return gate
+
+
+BEARER = HTTPBearer(
+    scheme_name="key", auto_error=False, description="A key, as `engram keys create` or `POST /v1/keys` showed it once."
+)
+
+
+async def authorize(request: Request, needed: SecurityScopes, _: Annotated[object, Security(BEARER)]) -> Caller:
+    """Whom app/middleware.py has found behind the key, if the key has the scopes that the route needs."""
+    caller: Caller | None = request.scope.get("caller")
+    if caller is None:
+        raise Unauthorized("this path is open to all, and what it was asked for is not")
+    for scope in needed.scopes:
+        if not caller.may(scope):
+            raise Forbidden(
+                f"this call needs a key with the scope {scope!r}, and yours has {', '.join(sorted(caller.scopes))}",
+                expected=scope,
+                found=sorted(caller.scopes),
+            )
+    return caller
 
 
 def read_session(database: Annotated[Database, Depends(get_database)]) -> Iterator[Session]:
@@ -110,5 +136,10 @@ ReadSession = Annotated[Session, Depends(read_session)]
 WriteSession = Annotated[Session, Depends(write_session)]
 DatasetName = Annotated[str, Path(pattern=NAME_PATTERN, description="1..64 of a-z 0-9 . _ -, not beginning with . _ -")]
 ModelName = Annotated[str, Path(pattern=NAME_PATTERN, description="1..64 of a-z 0-9 . _ -, not beginning with . _ -")]
-CallerNeeded = Annotated[security.Caller, Depends(security.identify)]
+GateNeeded = Annotated[Gate, Depends(get_gate)]
+ReadCaller = Annotated[Caller, Security(authorize, scopes=["read"])]
+WriteCaller = Annotated[Caller, Security(authorize, scopes=["write"])]
+TrainCaller = Annotated[Caller, Security(authorize, scopes=["train"])]
+PredictCaller = Annotated[Caller, Security(authorize, scopes=["predict"])]
+AdminCaller = Annotated[Caller, Security(authorize, scopes=["admin"])]
 PageNeeded = Annotated[Page, Depends(get_page)]

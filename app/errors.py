@@ -34,6 +34,7 @@ EngramError                      status  slug
 ├── InternalError                500     internal-error
 ├── ArtifactCorrupt              500     artifact-corrupt
 └── Unavailable                  503     unavailable
+    └── PepperMissing            503     pepper-missing
 
 An error carries a class per reason, the HTTP status on the class, a `detail` that says where, what was expected and what was
 found, and the facts as fields. `docs/problems.md` says the cure of each. Standard library only.
@@ -205,3 +206,7 @@ class ArtifactCorrupt(EngramError):
 
 class Unavailable(EngramError):
     status, slug, title = 503, "unavailable", "The service cannot answer right now"
+
+
+class PepperMissing(Unavailable):
+    slug, title = "pepper-missing", "Keys cannot be checked or made here"

@@ -9,10 +9,12 @@ from fastapi_offline import FastAPIOffline
 from app import __version__, operation, problems
 from app.database import Database
 from app.datasets import routes as datasets
-from app.middleware import PlainBody, RequestContext
+from app.keys import routes as keys
+from app.middleware import Authentication, PlainBody, RequestContext
 from app.monitoring import DatabaseNumbers
 from app.queue import Queue
 from app.registry import routes as registry
+from app.security import Gate
 from app.serving import routes as serving
 from app.serving.cache import Forecasters
 from app.settings import Settings
@@ -26,11 +28,13 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.database = Database(settings.database_url)
         app.state.numbers = DatabaseNumbers(app.state.database, settings)
+        app.state.gate = Gate(app.state.database, settings)
         app.state.queue = Queue(settings)
         app.state.forecasters = Forecasters(settings.forecaster_cache_bytes)
         yield
         app.state.forecasters.close()
         app.state.queue.close()
+        app.state.gate.close()
         app.state.database.close()
 
     app: FastAPI = FastAPIOffline(
@@ -45,8 +49,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     problems.install(app)
-    for room in (datasets, registry, training, serving, operation):
-        app.include_router(room.router)
+    for room in (datasets, registry, training, serving, keys):
+        app.include_router(room.router, responses=problems.KEY_RESPONSES)
+    app.include_router(operation.router)
     app.add_middleware(PlainBody, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Authentication)
     app.add_middleware(RequestContext)
     return app

@@ -1,4 +1,4 @@
-"""What every request passes before any route: its id, its log line, its numbers, the last resort, and its body, plain and bounded."""
+"""What every request passes before any route: its id, its log line, its numbers, the last resort, its key, and its body, plain and bounded."""
 
 import re
 import time
@@ -12,8 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BadRequest, BodyTooLarge, EngramError, InternalError, UnsupportedMediaType
-from app.problems import to_response
+from app.errors import BadRequest, BodyTooLarge, EngramError, InternalError, Unavailable, UnsupportedMediaType
+from app.problems import DATABASE_AWAY, to_response
+from app.security import Gate
 from app.telemetry import count_request, log
 
 SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -21,6 +22,8 @@ ZSTD_SLICE_BYTES = 1024
 """zstd packs 128 KiB into 4 bytes at best: fed in slices this small, a bomb overshoots its limit by 32 MiB at most."""
 THREAD_FROM_BYTES = 65_536
 """A smaller body is decompressed on the loop: the hop to a thread costs more."""
+OPEN_PATHS = re.compile(r"/|/health/(live|ready)|/openapi\.json|/docs|/docs/oauth2-redirect|/docs-static/.*")
+"""What needs no key, since it tells nothing of anybody: probes cannot send one, and the pages are the same on every installation."""
 
 
 class RequestContext:
@@ -61,6 +64,26 @@ class RequestContext:
                 route = getattr(scope.get("route"), "path", "none")
                 count_request(scope["method"], route, status, seconds)
                 log.debug("request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1e3, 1))
+
+
+class Authentication:
+    """Finds out who calls before a byte of the body is read. Every path is closed unless it is named in OPEN_PATHS."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not OPEN_PATHS.fullmatch(scope["path"]):
+            gate: Gate = scope["app"].state.gate
+            sent = Headers(scope=scope).get("authorization")
+            try:
+                scope["caller"] = await run_in_threadpool(gate.identify, sent)
+            except DATABASE_AWAY as error:
+                log.error("database away", error=str(error))
+                scope["caller"] = gate.recall(sent) if scope["path"] == "/metrics" else None
+                if scope["caller"] is None:
+                    raise Unavailable("the database cannot be reached; try again shortly", retry_after=5) from error
+        await self.app(scope, receive, send)
 
 
 class PlainBody:

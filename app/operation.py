@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 
 import migrations
 from app import __version__
-from app.dependencies import CallerNeeded, DatabaseNeeded, ReadSession, SettingsNeeded
+from app.dependencies import DatabaseNeeded, ReadCaller, ReadSession, SettingsNeeded
 from app.monitoring import DatabaseNumbers, read_alive_workers, read_queue
+from app.problems import KEY_RESPONSES
 from app.queue import broker_reachable
 from app.tables import TRAINING_STATUSES, Training
 from app.telemetry import collect_numbers
@@ -96,8 +97,8 @@ def get_ready(response: Response, database: DatabaseNeeded, settings: SettingsNe
     }
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def get_metrics(numbers: NumbersNeeded, caller: CallerNeeded, accept: Annotated[str, Header()] = "") -> Response:
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **KEY_RESPONSES})
+def get_metrics(numbers: NumbersNeeded, caller: ReadCaller, accept: Annotated[str, Header()] = "") -> Response:
     """For Prometheus: the whole service, and the scores of the models of the caller's workspace. Answers without the database too."""
     encode, content_type = choose_encoder(accept)
     return Response(encode(_Numbers(numbers, caller.workspace_id)), headers={"Content-Type": content_type})
@@ -118,11 +119,11 @@ class _Numbers:
         yield from self._numbers.collect(self._workspace_id)
 
 
-@router.get("/v1/system")
-def get_system(session: ReadSession, database: DatabaseNeeded, settings: SettingsNeeded, caller: CallerNeeded) -> SystemOutput:
-    """Version, engines, workers with their devices and running trainings, and what waits for each device."""
+@router.get("/v1/system", responses=KEY_RESPONSES)
+def get_system(session: ReadSession, database: DatabaseNeeded, settings: SettingsNeeded, caller: ReadCaller) -> SystemOutput:
+    """Version, engines, workers with their devices and running trainings, the workspace's trainings by status, and what waits for
+    each device, in all workspaces together."""
     workers = read_alive_workers(session, settings)
-    trainings = count_trainings(session)
     return SystemOutput(
         version=__version__,
         database=database.dialect,
@@ -140,8 +141,8 @@ def get_system(session: ReadSession, database: DatabaseNeeded, settings: Setting
             )
             for one in workers
         ],
-        trainings=trainings,
-        queue_depth=trainings["queued"],
+        trainings=count_trainings(session, Training.workspace_id == caller.workspace_id),
+        queue_depth=count_trainings(session)["queued"],
         queues=[
             QueueOutput(device=device, depth=depth, oldest_seconds=round(seconds, 3))
             for device, (depth, seconds) in read_queue(session).items()
@@ -149,6 +150,6 @@ def get_system(session: ReadSession, database: DatabaseNeeded, settings: Setting
     )
 
 
-def count_trainings(session: Session) -> dict[str, int]:
-    query = sa.select(Training.status, sa.func.count()).group_by(Training.status)
+def count_trainings(session: Session, *where: sa.ColumnElement[bool]) -> dict[str, int]:
+    query = sa.select(Training.status, sa.func.count()).where(*where).group_by(Training.status)
     return {**dict.fromkeys(TRAINING_STATUSES, 0), **dict(session.execute(query).all())}

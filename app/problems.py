@@ -45,6 +45,16 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     "5XX": {"description": "A problem of the service.", "content": PROBLEM_CONTENT},
 }
 """For the OpenAPI document: every operation may answer so."""
+KEY_RESPONSES: dict[int | str, dict[str, Any]] = {
+    401: {
+        "description": "No key, or one that is unknown, expired or revoked.",
+        "content": PROBLEM_CONTENT,
+        "headers": {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "`Bearer`."}},
+    },
+    403: {"description": "The key has not the scope that this needs.", "content": PROBLEM_CONTENT},
+}
+"""What an operation that needs a key may answer besides."""
+DATABASE_AWAY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError)
 
 
 def install(app: FastAPI) -> None:
@@ -53,14 +63,15 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, _answer_starlette)
     app.add_exception_handler(sqlalchemy.exc.DataError, _answer_data)
-    app.add_exception_handler(sqlalchemy.exc.OperationalError, _answer_database)
-    app.add_exception_handler(sqlalchemy.exc.InterfaceError, _answer_database)
-    app.add_exception_handler(sqlalchemy.exc.TimeoutError, _answer_database)
+    for away in DATABASE_AWAY:
+        app.add_exception_handler(away, _answer_database)
 
 
 def to_response(error: EngramError, *, path: str, request_id: str) -> Response:
     problem = {**error.to_problem(), "instance": path, "request_id": request_id}
     headers = {"Retry-After": str(error.facts.get("retry_after", 5))} if error.status in (429, 503) else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return Response(
         orjson.dumps(problem, default=str),
         status_code=error.status,

@@ -1,19 +1,211 @@
-"""Who calls. Keys, scopes and their check come with the issue on security; until then the one workspace is everybody's."""
+"""Who calls: the gate that each request passes, and what a key looks like. How keys are made and revoked stands in app/keys."""
 
+import hmac
+import os
+import queue
+import re
+import secrets
+import string
+import tempfile
+import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+import sqlalchemy.exc
+from sqlalchemy.orm import Session
+
+from app.database import Database, utc_now
+from app.errors import PepperMissing, Unauthorized
+from app.settings import Settings
+from app.tables import ApiKey
+from app.telemetry import log
 
 DEFAULT_WORKSPACE_ID = 1
 SCOPES = ("read", "write", "train", "predict", "admin")
+"""What a key may do; docs/security.md has what belongs to each. `admin` is all of them, since it may make any key."""
+PEPPER_FILE = "key-pepper"
+USE_SECONDS = 60.0
+"""A key's last use is written at most this often by each process."""
+CLOSE_SECONDS = 2.0
+_HEADER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +((engram_[a-z0-9]{9})_[A-Za-z0-9_-]{43})")
+_STOP = None
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose things the request may see and what it may do with them."""
+    """Whose things the request may see and what it may do with them. Without a key it is anybody, while the service is open."""
 
     workspace_id: int
     scopes: frozenset[str]
+    key_id: int | None
+
+    def may(self, scope: str) -> bool:
+        return scope in self.scopes or "admin" in self.scopes
 
 
-def identify() -> Caller:
-    """The open service of a loopback address: every scope on the default workspace."""
-    return Caller(DEFAULT_WORKSPACE_ID, frozenset(SCOPES))
+ANYBODY = Caller(DEFAULT_WORKSPACE_ID, frozenset(SCOPES), None)
+
+
+def make_key() -> tuple[str, str]:
+    """(key, its prefix). The prefix names the key in lists and logs and finds its row; the rest is 256 random bits."""
+    prefix = "engram_" + "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(9))
+    return f"{prefix}_{secrets.token_urlsafe(32)}", prefix
+
+
+def digest(pepper: bytes, key: str) -> bytes:
+    """What is kept of a key. Nobody guesses 256 random bits, so a slow hash, which is for passwords, would only cost time."""
+    return hmac.digest(pepper, key.encode(), "sha256")
+
+
+def find_pepper(settings: Settings) -> bytes | None:
+    """The secret that digests are made with: ENGRAM_KEY_PEPPER, or the file in the data folder. None where there is neither."""
+    if given := settings.key_pepper.get_secret_value():
+        return given.encode()
+    with suppress(FileNotFoundError):
+        return _pepper_path(settings).read_bytes().strip()
+    return None
+
+
+def make_pepper(settings: Settings) -> bytes:
+    """The pepper, made where the database is embedded and there is none yet. Two who make it at once get the same one."""
+    found = find_pepper(settings)
+    if found is None and not settings.is_database_embedded:
+        raise PepperMissing(
+            "keys are kept hashed with a secret that all processes share, and ENGRAM_KEY_PEPPER is not set; make one with "
+            "`openssl rand -hex 32` and give it to every host"
+        )
+    if found is None:
+        path = _pepper_path(settings)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # it has mode 0600
+            file.write(secrets.token_hex(32).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                os.link(file.name, path)
+        found = path.read_bytes()
+    return found
+
+
+def _pepper_path(settings: Settings) -> Path:
+    return settings.data_dir / PEPPER_FILE
+
+
+def has_keys(session: Session | sa.Connection) -> bool:
+    """Whether a key was ever made. From the first one on, keys are needed, even if all of them are revoked."""
+    return bool(session.scalar(_HAS_KEYS))
+
+
+_HAS_KEYS = sa.select(sa.exists(sa.select(ApiKey.id)))
+_FIND = sa.select(
+    *(ApiKey.id, ApiKey.workspace_id, ApiKey.prefix, ApiKey.digest, ApiKey.scopes, ApiKey.expires_at, ApiKey.revoked_at)
+)
+_FIND_BY_PREFIX = _FIND.where(ApiKey.prefix == sa.bindparam("prefix"))
+_FIND_BY_ID = _FIND.where(ApiKey.id == sa.bindparam("id"))
+
+
+class Gate:
+    """One per process. No request is let in by what an earlier one found: what one process revokes is revoked in all of them."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._pepper: bytes | None = None
+        self._met: dict[bytes, Caller] = {}
+        self._uses = _Uses(database)
+
+    def identify(self, authorization: str | None) -> Caller:
+        """The caller behind an Authorization header. Raises Unauthorized; PepperMissing where keys cannot be checked."""
+        if authorization is None:
+            with self._database.look() as connection:
+                if not self._is_open(connection):
+                    raise Unauthorized("expected the header Authorization: Bearer <key>; whoever runs this service makes keys")
+            return ANYBODY
+        sent = _HEADER.fullmatch(authorization)
+        if sent is None:
+            raise Unauthorized("Authorization: expected Bearer and a key of this service, engram_..., found something else")
+        key, prefix = sent.groups()
+        with self._database.look() as connection:
+            row = connection.execute(_FIND_BY_PREFIX, {"prefix": prefix}).one_or_none()
+        if row is None:
+            raise Unauthorized("the key is not one of this service's")
+        found = digest(self._read_pepper(), key)
+        if not hmac.compare_digest(found, row.digest):
+            log.warning("key refused: it is not what was made, or this process has not the pepper it was made with", key=prefix)
+            raise Unauthorized("the key is not one of this service's")
+        self._met.pop(found, None)
+        if row.revoked_at is not None:
+            raise Unauthorized(f"the key {prefix} was revoked at {row.revoked_at:%Y-%m-%dT%H:%M:%SZ}")
+        if not _is_usable(row.revoked_at, row.expires_at):
+            raise Unauthorized(f"the key {prefix} expired at {row.expires_at:%Y-%m-%dT%H:%M:%SZ}")
+        self._uses.note(row.id)
+        caller = self._met[found] = Caller(row.workspace_id, frozenset(row.scopes), row.id)
+        return caller
+
+    def recall(self, authorization: str | None) -> Caller | None:
+        """Whom `identify` found last, for the little that is to be said while it cannot look: nobody revokes a key meanwhile."""
+        if authorization is None:
+            return ANYBODY if self._settings.may_be_open else None
+        sent = _HEADER.fullmatch(authorization)
+        return self._met.get(digest(self._pepper, sent[1])) if sent and self._pepper else None
+
+    def is_welcome(self, session: Session, caller: Caller) -> bool:
+        """Whether `caller`, identified a while ago, would still be let in: for answers that last."""
+        if caller.key_id is None:
+            return self._is_open(session)
+        row = session.execute(_FIND_BY_ID, {"id": caller.key_id}).one_or_none()
+        return row is not None and _is_usable(row.revoked_at, row.expires_at)
+
+    def close(self) -> None:
+        self._uses.close()
+
+    def _is_open(self, session: Session | sa.Connection) -> bool:
+        return self._settings.may_be_open and not has_keys(session)
+
+    def _read_pepper(self) -> bytes:
+        """Read with the first key, which may have been made after this process began, and then kept."""
+        self._pepper = self._pepper or find_pepper(self._settings)
+        if self._pepper is None:
+            raise PepperMissing(
+                "there are keys, and the secret they are hashed with is not here: set ENGRAM_KEY_PEPPER to what it was, or make new keys "
+                "with `engram keys create`"
+            )
+        return self._pepper
+
+
+def _is_usable(revoked_at: datetime | None, expires_at: datetime | None) -> bool:
+    return revoked_at is None and (expires_at is None or expires_at > utc_now())
+
+
+class _Uses:
+    """Writes when keys were last used, from a thread of its own: no request waits for it, and one that is lost is noted a minute later."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._noted: dict[int, float] = {}
+        self._waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="key-uses", daemon=True)
+        self._thread.start()
+
+    def note(self, key_id: int) -> None:
+        now = time.monotonic()
+        if now - self._noted.get(key_id, -USE_SECONDS) >= USE_SECONDS:
+            self._noted[key_id] = now
+            self._waiting.put(key_id)
+
+    def close(self) -> None:
+        self._waiting.put(_STOP)
+        self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while (key_id := self._waiting.get()) is not _STOP:
+            try:
+                with self._database.write() as session:
+                    session.execute(sa.update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=utc_now()))
+                    session.commit()
+            except sqlalchemy.exc.SQLAlchemyError as error:
+                log.warning("the use of a key was not noted", error=str(error))

@@ -1,10 +1,11 @@
 """Every knob, once. Read from the environment (prefix ENGRAM_), frozen, and passed: never a global. Listed in docs/settings.md."""
 
+import ipaddress
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import quote
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 EMBEDDED_SCHEME = "sqlitequeue"
@@ -22,6 +23,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the API listens on; 0 takes a free one.")
     insecure: bool = Field(False, description="Serve without keys on an address that others can reach.")
+    key_pepper: SecretStr = Field(SecretStr(""), description="Secret that keys are hashed with; empty: a file.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     log_format: Literal["console", "json"] = Field("console", description="How a log line is written.")
 
@@ -42,6 +44,13 @@ class Settings(BaseSettings):
 
     forecaster_cache_bytes: int = Field(256 * 2**20, ge=0, description="Memory for loaded forecasters in one API process.")
     event_poll_seconds: float = Field(0.5, gt=0, description="Pause between two looks for new events of a training.")
+
+    @field_validator("key_pepper")
+    @classmethod
+    def _check_pepper(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < 32:
+            raise ValueError("expected at least 32 characters, as `openssl rand -hex 32` makes them")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -67,3 +76,17 @@ class Settings(BaseSettings):
     def broker_kind(self) -> str:
         """The engine without its address, which may hold a password: `embedded`, `redis`."""
         return "embedded" if self.is_queue_embedded else self.broker_url.partition(":")[0]
+
+    @property
+    def is_database_embedded(self) -> bool:
+        """Whether the database is a SQLite file, which only this machine's processes share."""
+        return self.database_url.startswith("sqlite:")
+
+    @property
+    def may_be_open(self) -> bool:
+        """Whether the service may do without keys: where nobody else reaches it, or where that was asked for."""
+        try:
+            is_loopback = ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            is_loopback = self.host == "localhost"
+        return is_loopback or self.insecure

@@ -268,3 +268,7 @@ class Worker(Base):
     clock_at: Mapped[datetime | None]
     started_at: Mapped[datetime]
     seen_at: Mapped[datetime] = mapped_column(index=True)
+
+
+for table in Base.metadata.tables.values():
+    table.dialect_options["sqlite"]["autoincrement"] = True  # PostgreSQL's way: the id of a deleted row never comes again

@@ -26,6 +26,7 @@ REDIS_URL = os.environ.get("ENGRAM_TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
 AIR_CSV = Path(__file__).parent.parent / "examples" / "air_passengers.csv"
 QUICK = {"fit": {"max_steps": 30}}
 """A training that takes no time: what it learns does not matter."""
+PEPPER = "a pepper for tests that is long enough"
 MUST_HAVE_SERVERS = os.environ.get("ENGRAM_TEST_REQUIRE_SERVERS") == "1"
 
 
@@ -137,6 +138,7 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         from anyio.from_thread import start_blocking_portal
 
+        self.key: str | None = None
         self.app = create_app(settings)
         self._portals = start_blocking_portal()
         self._http = httpx.AsyncClient(
@@ -168,8 +170,11 @@ class Client:
         assert executor.execute() == answer.json()["id"]
         return dict(self.get(f"/v1/trainings/{answer.json()['id']}").json())
 
-    def request(self, method: str, path: str, **options: object) -> httpx.Response:
-        return self._portal.call(lambda: self._http.request(method, path, **options))  # type: ignore[arg-type]
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """With `self.key`, if there is one, unless the caller sends another Authorization."""
+        if self.key:
+            options["headers"] = {"Authorization": f"Bearer {self.key}", **options.get("headers", {})}
+        return self._portal.call(lambda: self._http.request(method, path, **options))
 
     def get(self, path: str, **options: object) -> httpx.Response:
         return self.request("GET", path, **options)

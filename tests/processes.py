@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+ROOT = Path(__file__).parent.parent
 START_SECONDS = 60.0
 TRAINING_SECONDS = 120.0
 
@@ -29,10 +30,20 @@ class Service:
         self.log: list[str] = []
         self.http = httpx.Client(timeout=60)
 
+    def command(self, *arguments: str) -> str:
+        """What a command that ends prints on stdout."""
+        command = [sys.executable, "-m", "app.cli", *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=START_SECONDS, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        self.log.append(done.stderr)
+        return done.stdout.strip()
+
     def start(self, *arguments: str, fds: tuple[int, ...] = ()) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", *arguments],
-            cwd=Path(__file__).parent.parent,
+            cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -75,3 +75,24 @@ def test_what_is_not_committed_is_rolled_back(database: Database) -> None:
         session.flush()
     with database.read() as session:
         assert session.scalars(sa.select(Workspace.name)).all() == ["default"]
+
+
+def test_the_id_of_a_deleted_row_never_comes_again(database: Database) -> None:
+    """What was deleted may still be loaded, or streamed to somebody, under its id: the next one may be another workspace's."""
+    ids = []
+    for _ in range(2):
+        with database.write() as session:
+            workspace = Workspace(name="a", created_at=datetime.now(UTC))
+            session.add(workspace)
+            session.flush()
+            ids.append(workspace.id)
+            session.delete(workspace)
+            session.commit()
+    assert ids[0] != ids[1]
+    if database.dialect == "sqlite":
+        with database.read() as session:
+            made = session.execute(
+                sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
+            )
+            plain = {name for name, sql in made if "AUTOINCREMENT" not in sql}
+        assert plain == {"alembic_version"}

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import alive, parts
+from app.cli import alive, keys, parts
 from app.errors import EngramError
 
 cli = typer.Typer(
@@ -21,6 +21,8 @@ cli = typer.Typer(
 )
 cli.add_typer(parts.commands)
 cli.add_typer(alive.commands)
+cli.add_typer(keys.keys, name="keys")
+cli.add_typer(keys.workspaces, name="workspaces")
 
 
 def main() -> None:

@@ -24,5 +24,6 @@ def configure(**options: Any) -> "Settings":
     except ValidationError as error:
         for one in error.errors():
             name = "_".join(map(str, one["loc"])).upper()
-            print(f"engram: ENGRAM_{name}: {one['msg']}, found {one['input']!r}; see docs/settings.md", file=sys.stderr)
+            found = "" if name == "KEY_PEPPER" else f", found {one['input']!r}"  # a secret is not shown, a wrong one neither
+            print(f"engram: ENGRAM_{name}: {one['msg']}{found}; see docs/settings.md", file=sys.stderr)
         raise typer.Exit(2) from error

@@ -1,6 +1,5 @@
 """`engram serve | api | worker | migrate`: the parts, alone or together."""
 
-import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -32,7 +31,7 @@ def serve(
     from app.supervisor import run
 
     settings = configure(host=host, port=port, data_dir=data_dir, insecure=insecure or None)
-    check_address(settings)
+    check_keys(settings)
     raise typer.Exit(run(settings, workers))
 
 
@@ -48,7 +47,7 @@ def api(
     from app.api_process import run
 
     settings = configure(host=host, port=port, insecure=insecure or None)
-    check_address(settings)
+    check_keys(settings)
     run(settings, fd=fd, lifeline=lifeline)
 
 
@@ -75,16 +74,33 @@ def migrate() -> None:
     print(f"the database is at revision {migrations.head()}")
 
 
-def check_address(settings: "Settings") -> None:
-    """Keys are not checked yet, so an address that others can reach is refused unless told otherwise."""
+def check_keys(settings: "Settings") -> None:
+    """Refuses to start where keys are needed and there is none, and where there are some that could not be checked."""
+    import sqlalchemy as sa
+
+    from app.database import Database
+    from app.security import find_pepper, has_keys
+    from app.tables import ApiKey
+
+    database = Database(settings.database_url)
     try:
-        is_loopback = ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        is_loopback = settings.host == "localhost"
-    if not is_loopback and not settings.insecure:
-        print(
-            f"engram: {settings.host} can be reached from other machines and the service is open to whoever reaches it; "
-            "say --insecure to serve there all the same, or listen on 127.0.0.1",
-            file=sys.stderr,
+        with database.read() as session:
+            is_needed = sa.inspect(session.connection()).has_table(ApiKey.__tablename__) and has_keys(session)
+    except sa.exc.OperationalError:
+        return  # the database is away: the API starts, and answers so until it is there
+    finally:
+        database.close()
+    refusal = None
+    if not is_needed and not settings.may_be_open:
+        refusal = (
+            f"{settings.host} can be reached from other machines, so callers need a key, and none was made yet: "
+            "`engram keys create NAME --scopes admin` makes the first one and prints it (--insecure serves without keys)"
         )
+    elif is_needed and find_pepper(settings) is None:
+        refusal = (
+            "there are keys, and the secret they are hashed with is not here: set ENGRAM_KEY_PEPPER to what it was, or make new keys "
+            "with `engram keys create` (docs/security.md, When the pepper is lost)"
+        )
+    if refusal:
+        print(f"engram: {refusal}", file=sys.stderr)
         raise typer.Exit(2)

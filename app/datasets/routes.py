@@ -12,7 +12,7 @@ from app.contract import parse_moment
 from app.datasets import answers, formats, ingest, openapi, reading, schemas, service
 from app.datasets.columns import ColumnOptions
 from app.datasets.store import SeriesRow
-from app.dependencies import CallerNeeded, PageNeeded, ReadSession, SettingsNeeded, WriteSession, choose_media_type
+from app.dependencies import PageNeeded, ReadCaller, ReadSession, SettingsNeeded, WriteCaller, WriteSession, choose_media_type
 from app.errors import InvalidRequest
 from app.tables import NAME_PATTERN, Dataset
 
@@ -45,7 +45,7 @@ def choose_columns(
 
 @router.put("/datasets/{dataset}", responses={201: {"model": schemas.DatasetOut, "description": "The dataset is new."}})
 def put_dataset(
-    dataset: DatasetName, body: schemas.DatasetPut, session: WriteSession, caller: CallerNeeded, response: Response
+    dataset: DatasetName, body: schemas.DatasetPut, session: WriteSession, caller: WriteCaller, response: Response
 ) -> schemas.DatasetOut:
     """Makes a dataset, or says what an existing one is. freq, time zone and aggregate change only while it is empty."""
     found, is_new = service.put_dataset(session, caller.workspace_id, dataset, body)
@@ -56,20 +56,20 @@ def put_dataset(
 
 
 @router.get("/datasets")
-def list_datasets(session: ReadSession, caller: CallerNeeded, page: PageNeeded) -> schemas.DatasetPage:
+def list_datasets(session: ReadSession, caller: ReadCaller, page: PageNeeded) -> schemas.DatasetPage:
     """All datasets, ordered by name."""
     found = service.list_datasets(session, caller.workspace_id, page.after(str), page.limit)
     return schemas.DatasetPage(items=_to_answers(session, found), next_cursor=page.to_cursor([each.name for each in found]))
 
 
 @router.get("/datasets/{dataset}")
-def get_dataset(dataset: DatasetName, session: ReadSession, caller: CallerNeeded) -> schemas.DatasetOut:
+def get_dataset(dataset: DatasetName, session: ReadSession, caller: ReadCaller) -> schemas.DatasetOut:
     return _to_answers(session, [service.get_dataset(session, caller.workspace_id, dataset)])[0]
 
 
 @router.patch("/datasets/{dataset}")
 def patch_dataset(
-    dataset: DatasetName, body: schemas.DatasetPatch, session: WriteSession, caller: CallerNeeded
+    dataset: DatasetName, body: schemas.DatasetPatch, session: WriteSession, caller: WriteCaller
 ) -> schemas.DatasetOut:
     """Renames or describes a dataset. Models keep to it under its new name."""
     found = service.patch_dataset(session, caller.workspace_id, dataset, name=body.name, description=body.description)
@@ -82,7 +82,7 @@ def patch_dataset(
 def delete_dataset(
     dataset: DatasetName,
     session: WriteSession,
-    caller: CallerNeeded,
+    caller: WriteCaller,
     cascade: Annotated[bool, Query(description="Delete the versions learned from it as well.")] = False,
 ) -> None:
     """Deletes a dataset with all its observations. 409 while versions learned from it exist, unless `cascade`."""
@@ -97,7 +97,7 @@ def post_observations(
     body: Annotated[bytes, Depends(read_body)],
     columns: Annotated[ColumnOptions, Depends(choose_columns)],
     session: WriteSession,
-    caller: CallerNeeded,
+    caller: WriteCaller,
     settings: SettingsNeeded,
     on_conflict: Annotated[
         schemas.OnConflict,
@@ -116,7 +116,7 @@ def post_observations(
 def list_series(
     dataset: DatasetName,
     session: ReadSession,
-    caller: CallerNeeded,
+    caller: ReadCaller,
     page: PageNeeded,
     prefix: Annotated[str, Query(max_length=256, description="Only series whose id begins with this.")] = "",
 ) -> schemas.SeriesPage:
@@ -132,7 +132,7 @@ def get_observations(
     dataset: DatasetName,
     request: Request,
     session: ReadSession,
-    caller: CallerNeeded,
+    caller: ReadCaller,
     series: Annotated[
         list[str] | None, Query(description="Ids of series, the parameter repeated; all of them if not given.")
     ] = None,
@@ -154,7 +154,7 @@ def get_observations(
 def delete_observations(
     dataset: DatasetName,
     session: WriteSession,
-    caller: CallerNeeded,
+    caller: WriteCaller,
     series: Annotated[list[str], Query(description="Ids of series, the parameter repeated.")],
     start: Start = None,
     end: End = None,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from app.calendar import Grid
-from app.dependencies import CallerNeeded, ModelName, PageNeeded, ReadSession, WriteSession
+from app.dependencies import ModelName, PageNeeded, ReadCaller, ReadSession, TrainCaller, WriteSession
 from app.registry import service
 from app.registry.schemas import (
     AliasInput,
@@ -30,25 +30,25 @@ AliasName = Annotated[str, Path(pattern=rf"^{service.ALIAS.pattern}$", descripti
 
 
 @router.get("")
-def list_models(session: ReadSession, caller: CallerNeeded, page: PageNeeded) -> ModelList:
+def list_models(session: ReadSession, caller: ReadCaller, page: PageNeeded) -> ModelList:
     models = service.list_models(session, caller.workspace_id, after=page.after(str), limit=page.limit)
     return ModelList(items=_describe_models(session, models), next_cursor=page.to_cursor([model.name for model in models]))
 
 
 @router.get("/{model}")
-def get_model(session: ReadSession, caller: CallerNeeded, model: ModelName) -> ModelOutput:
+def get_model(session: ReadSession, caller: ReadCaller, model: ModelName) -> ModelOutput:
     return _describe_models(session, [service.get_model(session, caller.workspace_id, model)])[0]
 
 
 @router.delete("/{model}", status_code=204)
-def delete_model(session: WriteSession, caller: CallerNeeded, model: ModelName) -> None:
+def delete_model(session: WriteSession, caller: TrainCaller, model: ModelName) -> None:
     """With its versions and trainings; a training under way stops."""
     service.delete_model(session, service.get_model(session, caller.workspace_id, model))
     session.commit()
 
 
 @router.get("/{model}/versions")
-def list_versions(session: ReadSession, caller: CallerNeeded, model: ModelName, page: PageNeeded) -> VersionList:
+def list_versions(session: ReadSession, caller: ReadCaller, model: ModelName, page: PageNeeded) -> VersionList:
     """Newest first."""
     found = service.get_model(session, caller.workspace_id, model)
     versions = service.list_versions(session, found, before=page.after(int), limit=page.limit)
@@ -57,13 +57,13 @@ def list_versions(session: ReadSession, caller: CallerNeeded, model: ModelName, 
 
 
 @router.get("/{model}/versions/{version}")
-def get_version(session: ReadSession, caller: CallerNeeded, model: ModelName, version: VersionNumber) -> VersionOutput:
+def get_version(session: ReadSession, caller: ReadCaller, model: ModelName, version: VersionNumber) -> VersionOutput:
     found = service.get_model(session, caller.workspace_id, model)
     return _describe_versions(session, found, [service.get_version(session, found, version)])[0]
 
 
 @router.delete("/{model}/versions/{version}", status_code=204)
-def delete_version(session: WriteSession, caller: CallerNeeded, model: ModelName, version: VersionNumber) -> None:
+def delete_version(session: WriteSession, caller: TrainCaller, model: ModelName, version: VersionNumber) -> None:
     """409 while an alias points at it."""
     found = service.get_model(session, caller.workspace_id, model)
     service.delete_version(session, found, service.get_version(session, found, version))
@@ -77,7 +77,7 @@ def delete_version(session: WriteSession, caller: CallerNeeded, model: ModelName
 )
 def get_artifact(
     session: ReadSession,
-    caller: CallerNeeded,
+    caller: ReadCaller,
     model: ModelName,
     version: VersionNumber,
     if_none_match: Annotated[str | None, Header()] = None,
@@ -96,7 +96,7 @@ def get_artifact(
 @router.get("/{model}/versions/{version}/backtest")
 def get_backtest(
     session: ReadSession,
-    caller: CallerNeeded,
+    caller: ReadCaller,
     model: ModelName,
     version: VersionNumber,
     page: PageNeeded,
@@ -127,7 +127,7 @@ def get_backtest(
 
 
 @router.put("/{model}/aliases/{alias}")
-def set_alias(session: WriteSession, caller: CallerNeeded, model: ModelName, alias: AliasName, body: AliasInput) -> AliasOutput:
+def set_alias(session: WriteSession, caller: TrainCaller, model: ModelName, alias: AliasName, body: AliasInput) -> AliasOutput:
     """Promotes or rolls back: the very next forecast is of that version."""
     found = service.get_model(session, caller.workspace_id, model)
     service.set_alias(session, found, alias, service.get_version(session, found, body.version))

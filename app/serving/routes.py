@@ -8,7 +8,7 @@ from starlette.responses import StreamingResponse
 
 from app import contract
 from app.contract import SeriesId
-from app.dependencies import CallerNeeded, DatabaseNeeded, ModelName, PageNeeded, SettingsNeeded, choose_media_type
+from app.dependencies import DatabaseNeeded, ModelName, PageNeeded, PredictCaller, SettingsNeeded, choose_media_type
 from app.errors import Place
 from app.serving import formats, service
 from app.serving.cache import Forecasters
@@ -42,7 +42,7 @@ class Asked:
         database: DatabaseNeeded,
         settings: SettingsNeeded,
         forecasters: Annotated[Forecasters, Depends(get_forecasters)],
-        caller: CallerNeeded,
+        caller: PredictCaller,
         model: ModelName,
         page: PageNeeded,
         accept: Accept = contract.JSON,

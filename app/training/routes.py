@@ -11,15 +11,19 @@ from starlette.concurrency import run_in_threadpool
 
 from app.database import Database
 from app.dependencies import (
-    CallerNeeded,
     DatabaseNeeded,
+    GateNeeded,
     ModelName,
     PageNeeded,
     QueueNeeded,
+    ReadCaller,
     ReadSession,
     SettingsNeeded,
+    TrainCaller,
     WriteSession,
 )
+from app.errors import NotFound
+from app.security import Caller, Gate
 from app.tables import ENDED_STATUSES, NAME_PATTERN, Training, TrainingEvent
 from app.telemetry import log
 from app.training import service
@@ -37,7 +41,7 @@ def request_training(
     session: WriteSession,
     settings: SettingsNeeded,
     queue: QueueNeeded,
-    caller: CallerNeeded,
+    caller: TrainCaller,
     model: ModelName,
     body: TrainingInput | None = None,
 ) -> TrainingOutput:
@@ -63,7 +67,7 @@ def request_training(
 @router.get("/trainings")
 def list_trainings(
     session: ReadSession,
-    caller: CallerNeeded,
+    caller: ReadCaller,
     page: PageNeeded,
     model: Name = None,
     dataset: Name = None,
@@ -85,12 +89,12 @@ def list_trainings(
 
 
 @router.get("/trainings/{training}")
-def get_training(session: ReadSession, caller: CallerNeeded, training: str) -> TrainingOutput:
+def get_training(session: ReadSession, caller: ReadCaller, training: str) -> TrainingOutput:
     return _describe(session, [service.get_training(session, caller.workspace_id, training)])[0]
 
 
 @router.post("/trainings/{training}/cancel", status_code=202)
-def cancel_training(session: WriteSession, caller: CallerNeeded, training: str) -> TrainingOutput:
+def cancel_training(session: WriteSession, caller: TrainCaller, training: str) -> TrainingOutput:
     """A queued one ends at once, a running one within two seconds. 409 once it has ended."""
     found = service.get_training(session, caller.workspace_id, training)
     service.cancel(session, found)
@@ -100,52 +104,51 @@ def cancel_training(session: WriteSession, caller: CallerNeeded, training: str) 
 
 
 @router.get("/trainings/{training}/history")
-def get_history(session: ReadSession, caller: CallerNeeded, training: str) -> HistoryOutput:
+def get_history(session: ReadSession, caller: ReadCaller, training: str) -> HistoryOutput:
     """The learning curve, attempt after attempt."""
     found = service.get_training(session, caller.workspace_id, training)
     events = service.read_events(session, found.id, after=0, kind="progress")
     return HistoryOutput(id=training, items=[HistoryItem(**event.data) for event in events])
 
 
-def find_training(database: DatabaseNeeded, caller: CallerNeeded, training: str) -> Training:
+def find_training(database: DatabaseNeeded, caller: ReadCaller, training: str) -> str:
     """Before the stream begins, while a 404 can still be answered; the session is not kept open for the stream."""
     with database.read() as session:
-        return service.get_training(session, caller.workspace_id, training)
+        return service.get_training(session, caller.workspace_id, training).public_id
 
 
 @router.get("/trainings/{training}/events", response_class=EventSourceResponse)
 async def stream_events(
     database: DatabaseNeeded,
     settings: SettingsNeeded,
-    found: Annotated[Training, Depends(find_training)],
+    gate: GateNeeded,
+    caller: ReadCaller,
+    training: Annotated[str, Depends(find_training)],
     last_event_id: Annotated[int, Header(ge=0, le=2**62)] = 0,
 ) -> AsyncIterator[ServerSentEvent]:
-    """`progress` events, then one of `succeeded`, `failed`, `cancelled`. Resumes behind `Last-Event-ID`."""
+    """`progress` events, then one of `succeeded`, `failed`, `cancelled`. Resumes behind `Last-Event-ID`. Ends when the key does."""
     seen = last_event_id
-    while True:
-        events = await run_in_threadpool(_read_events, database, found.id, seen)
+    while (events := await run_in_threadpool(_read_events, database, gate, caller, training, seen)) is not None:
         for event in events:
             seen = event.seq
             yield ServerSentEvent(event=event.kind, id=str(event.seq), data=event.data)
             if event.kind in ENDED_STATUSES:
                 return
-        if not events and await run_in_threadpool(_has_ended, database, found.id, seen):
-            return
         await anyio.sleep(settings.event_poll_seconds)
 
 
-def _read_events(database: Database, training_id: int, after: int) -> list[TrainingEvent]:
+def _read_events(database: Database, gate: Gate, caller: Caller, public_id: str, after: int) -> Sequence[TrainingEvent] | None:
+    """What is new. None: nothing more may be seen, because the key was revoked or has expired, or will come, because the client has
+    seen the last event already, or the training was deleted. (It is looked up anew: a deleted one's id may come again.)"""
     with database.read() as session:
-        return list(service.read_events(session, training_id, after=after))
-
-
-def _has_ended(database: Database, training_id: int, after: int) -> bool:
-    """Nothing more will come: the client has seen the last event already, or the training was deleted."""
-    with database.read() as session:
-        training = session.get(Training, training_id)
-        return training is None or (
-            training.status in ENDED_STATUSES and not service.read_events(session, training_id, after=after)
-        )
+        if not gate.is_welcome(session, caller):
+            return None
+        try:
+            training = service.get_training(session, caller.workspace_id, public_id)
+        except NotFound:
+            return None
+        events = service.read_events(session, training.id, after=after)
+        return None if not events and training.status in ENDED_STATUSES else events
 
 
 def _describe(session: Session, trainings: Sequence[Training]) -> list[TrainingOutput]:

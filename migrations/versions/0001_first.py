@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
         sa.UniqueConstraint("name", name=op.f("uq_workers_name")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("workers", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_workers_seen_at"), ["seen_at"], unique=False)
@@ -34,6 +35,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workspaces")),
         sa.UniqueConstraint("name", name=op.f("uq_workspaces_name")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "api_keys",
@@ -52,6 +54,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("prefix", name=op.f("uq_api_keys_prefix")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("api_keys", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_api_keys_workspace_id"), ["workspace_id"], unique=False)
@@ -73,6 +76,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
         sa.UniqueConstraint("workspace_id", "name", name=op.f("uq_datasets_workspace_id_name")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "idempotency_keys",
@@ -88,6 +92,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_idempotency_keys")),
         sa.UniqueConstraint("workspace_id", "key", name=op.f("uq_idempotency_keys_workspace_id_key")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_idempotency_keys_created_at"), ["created_at"], unique=False)
@@ -109,6 +114,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_models")),
         sa.UniqueConstraint("workspace_id", "name", name=op.f("uq_models_workspace_id_name")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("models", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_models_dataset_id"), ["dataset_id"], unique=False)
@@ -135,6 +141,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_series")),
         sa.UniqueConstraint("dataset_id", "name", name=op.f("uq_series_dataset_id_name")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "chunks",
@@ -150,6 +157,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_chunks")),
         sa.UniqueConstraint("series_id", "channel", "number", name=op.f("uq_chunks_series_id_channel_number")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "trainings",
@@ -189,6 +197,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_trainings")),
         sa.UniqueConstraint("public_id", name=op.f("uq_trainings_public_id")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("trainings", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_trainings_dataset_id"), ["dataset_id"], unique=False)
@@ -212,6 +221,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_training_events")),
         sa.UniqueConstraint("training_id", "seq", name=op.f("uq_training_events_training_id_seq")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "versions",
@@ -241,6 +251,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_versions")),
         sa.UniqueConstraint("model_id", "number", name=op.f("uq_versions_model_id_number")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("versions", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_versions_dataset_id"), ["dataset_id"], unique=False)
@@ -263,6 +274,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_aliases")),
         sa.UniqueConstraint("model_id", "name", name=op.f("uq_aliases_model_id_name")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("aliases", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_aliases_version_id"), ["version_id"], unique=False)
@@ -283,6 +295,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_artifacts")),
         sa.UniqueConstraint("version_id", name=op.f("uq_artifacts_version_id")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "backtest_windows",
@@ -305,6 +318,7 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "version_id", "series_id", "cutoff_step", name=op.f("uq_backtest_windows_version_id_series_id_cutoff_step")
         ),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("backtest_windows", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_backtest_windows_series_id"), ["series_id"], unique=False)

@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("seconds", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_training_totals")),
         sa.UniqueConstraint("status", "at_most_seconds", name=op.f("uq_training_totals_status_at_most_seconds")),
+        sqlite_autoincrement=True,
     )
     is_queued = sa.text("status = 'queued'")
     op.create_index(

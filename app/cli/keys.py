@@ -1,0 +1,172 @@
+"""`engram keys create | list | revoke | rotate` and `engram workspaces create | list`: on the machine itself, straight at the database."""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.environment import configure
+from app.cli.parts import DataDir
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from app.settings import Settings
+    from app.tables import ApiKey
+
+keys = typer.Typer(no_args_is_help=True, help="Make, list, revoke and rotate keys, straight at the database.")
+workspaces = typer.Typer(no_args_is_help=True, help="Make and list workspaces: what one owns, no other sees.")
+Prefix = Annotated[str, typer.Argument(help="The key's prefix, engram_ and nine characters.")]
+MAX_DAYS = 3650
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What it is for; several keys may have one name.")],
+    scopes: Annotated[str, typer.Option(help="Of read,write,train,predict,admin; admin is all of them.")],
+    workspace: Annotated[str, typer.Option(help="Whose things it opens.")] = "default",
+    days: Annotated[
+        int | None, typer.Option(min=1, max=MAX_DAYS, help="How long it is good; until it is revoked if not said.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key and print it, this once. From the first one on every request needs a key."""
+    from app.keys import service
+    from app.security import SCOPES, make_pepper
+
+    wanted = scopes.split(",")
+    if unknown := sorted(set(wanted) - set(SCOPES)):
+        raise typer.BadParameter(f"expected some of {','.join(SCOPES)}, found {unknown[0]!r}", param_hint="--scopes")
+    _check_name(name)
+    settings = configure(data_dir=data_dir)
+    with _open(settings) as session:
+        owner = service.get_workspace(session, workspace)
+        expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
+        row, key = service.create_key(session, make_pepper(settings), owner.id, name=name, scopes=wanted, expires_at=expires_at)
+        session.commit()
+        _show(row, key, f"It opens the workspace {workspace!r} for {', '.join(row.scopes)}.")
+
+
+@keys.command("list")
+def list_keys(data_dir: DataDir = None) -> None:
+    """List the keys of all workspaces, oldest first, the revoked and the expired too."""
+    from app.keys import service
+
+    with _open(configure(data_dir=data_dir)) as session:
+        names = {workspace.id: workspace.name for workspace in service.list_workspaces(session)}
+        rows = [
+            (
+                *(row.prefix, row.name, names[row.workspace_id], ",".join(row.scopes)),
+                *(_write_time(moment) for moment in (row.created_at, row.expires_at, row.revoked_at, row.last_used_at)),
+            )
+            for row in service.list_keys(session, None)
+        ]
+    _print_table(("prefix", "name", "workspace", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"), rows)
+
+
+@keys.command("revoke")
+def revoke_key(prefix: Prefix, data_dir: DataDir = None) -> None:
+    """Revoke a key: from the next request on, in every process."""
+    from app.keys import service
+
+    with _open(configure(data_dir=data_dir)) as session:
+        service.revoke_key(session, service.get_key(session, None, prefix))
+        session.commit()
+    print(f"{prefix} is revoked")
+
+
+@keys.command("rotate")
+def rotate_key(
+    prefix: Prefix,
+    overlap_hours: Annotated[
+        float, typer.Option(min=0, max=24 * MAX_DAYS, help="How long the old key is good beside the new one.")
+    ] = 24,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a new key that may do what this one may, and print it, this once; the old one ends after the overlap."""
+    from app.keys import service
+    from app.security import make_pepper
+
+    settings = configure(data_dir=data_dir)
+    with _open(settings) as session:
+        old = service.get_key(session, None, prefix)
+        row, key = service.rotate_key(session, make_pepper(settings), old, timedelta(hours=overlap_hours))
+        session.commit()
+        _show(row, key, f"{prefix} ends at {_write_time(old.expires_at)}.")
+
+
+@workspaces.command("create")
+def create_workspace(name: str, data_dir: DataDir = None) -> None:
+    """Make a workspace; `engram keys create NAME --workspace ...` then makes keys to it."""
+    from app.keys import service
+
+    _check_name(name)
+    with _open(configure(data_dir=data_dir)) as session:
+        service.create_workspace(session, name)
+        session.commit()
+    print(f"workspace {name} is made")
+
+
+@workspaces.command("list")
+def list_workspaces(data_dir: DataDir = None) -> None:
+    """List the workspaces."""
+    from app.keys import service
+
+    with _open(configure(data_dir=data_dir)) as session:
+        rows = [(row.name, _write_time(row.created_at)) for row in service.list_workspaces(session)]
+    _print_table(("name", "created_at"), rows)
+
+
+@contextmanager
+def _open(settings: "Settings") -> Iterator["Session"]:
+    """A session that may write. An embedded database is made and migrated if need be: a key may be the first thing in it."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    import migrations
+    from app.database import Database
+    from app.errors import Conflict, Unavailable
+
+    database = Database(settings.database_url)
+    try:
+        if settings.is_database_embedded:
+            migrations.upgrade(database)
+        elif not migrations.is_at_head(database):
+            raise Conflict("the database's schema is not this version's: run `engram migrate` first")
+        with database.write() as session:
+            yield session
+    except (OperationalError, InterfaceError) as error:
+        raise Unavailable(f"the database cannot be reached: {error.orig}") from error
+    finally:
+        database.close()
+
+
+def _check_name(name: str) -> None:
+    from app.tables import NAME_PATTERN
+
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise typer.BadParameter(
+            f"expected 1..64 of a-z 0-9 . _ -, not beginning with . _ -, found {name!r}", param_hint="NAME"
+        )
+
+
+def _show(row: "ApiKey", key: str, remark: str) -> None:
+    """The key alone on stdout, so that a script can take it; the words for a person on stderr."""
+    print(
+        f"{row.name} {row.prefix} is made. {remark} The key is shown this once; send it as Authorization: Bearer ...",
+        file=sys.stderr,
+    )
+    print(key)
+
+
+def _write_time(moment: datetime | None) -> str:
+    return "-" if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
