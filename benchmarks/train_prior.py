@@ -1,4 +1,4 @@
-"""Makes app/lstm/prior.safetensors from synthetic series alone: python -m benchmarks.train_prior [--steps 20000]
+"""Makes app/lstm/prior.safetensors from synthetic series alone: python -m benchmarks.train_prior [--steps 16000]
 
 About ten minutes on one core. The same seed and steps give the same weights.
 """
@@ -99,7 +99,7 @@ def quantiles_of(prior: Prior, facts: Tensor, slots: Tensor, bases: Tensor, unit
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--steps", type=int, default=16000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("app/lstm") / WEIGHTS)
     arguments = parser.parse_args()
