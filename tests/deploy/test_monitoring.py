@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from app.database import Database
 from app.settings import Settings
-from app.training import claims
+from app.training import presence
 from app.training.execution import Executor
 from tests.conftest import QUICK, Client, missing
 
@@ -48,7 +48,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         assert client.train(executor, "air", dataset="air", horizon=3, **QUICK)["status"] == "succeeded"
         assert client.post("/v1/models/air/forecasts", json={}).status_code == 200
         with database.write() as session:
-            claims.register_worker(session, "here", ("cpu",), executor.name)
+            presence.register_worker(session, "here", ("cpu",), executor.name)
             session.commit()
         text = client.get("/metrics").text
     database.close()
