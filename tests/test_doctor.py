@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+import migrations
 from app import doctor
 from app.database import Database, database_now, utc_now
 from app.doctor import machine, rows
 from app.doctor.finding import Finding
 from app.settings import Settings
 from app.tables import ApiKey, Training
-from app.training import claims
+from app.training import claims, presence
 from tests.conftest import Client
 from tests.processes import run_service
 from tests.test_cli import engram
@@ -41,7 +42,7 @@ def must_warn(finding: Finding, *cure: str) -> None:
 
 def register(database: Database, name: str, devices: tuple[str, ...] = ("cpu",)) -> None:
     with database.write() as session:
-        claims.register_worker(session, name, devices, f"boot/{name}")
+        presence.register_worker(session, name, devices, f"boot/{name}")
         session.commit()
 
 
@@ -160,6 +161,10 @@ def test_a_schema_that_is_missing_behind_or_ahead(settings: Settings, database: 
         with database.engine.begin() as connection:
             connection.execute(sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
         must_fail(rows.check_schema(settings, database), cure)
+    with database.engine.begin() as connection:
+        revision = f"9999_since_{migrations.head()[:4]}"
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    must_warn(rows.check_schema(settings, database), "finish the upgrade")
 
 
 def test_a_database_without_its_write_ahead_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +204,7 @@ def test_a_queue_without_a_worker_for_its_device(client: Client, settings: Setti
 def test_a_worker_of_another_version(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     register(database, "host-1")
     assert rows.check_versions(settings, database).level == "ok"
-    monkeypatch.setattr(claims, "__version__", "0.0.9")
+    monkeypatch.setattr(presence, "__version__", "0.0.9")
     register(database, "host-2")
     finding = rows.check_versions(settings, database)
     must_warn(finding, "restart")
@@ -209,7 +214,7 @@ def test_a_worker_of_another_version(settings: Settings, database: Database, mon
 def test_clocks_that_are_apart(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     register(database, "host-1")
     assert rows.check_clocks(settings, database).level == "ok"
-    monkeypatch.setattr(claims, "utc_now", lambda: utc_now() + timedelta(minutes=2))
+    monkeypatch.setattr(presence, "utc_now", lambda: utc_now() + timedelta(minutes=2))
     register(database, "host-2")
     finding = rows.check_clocks(settings, database)
     must_warn(finding, "NTP")
