@@ -23,8 +23,8 @@ from app.database import Database, database_now
 from app.queue import QUEUES
 from app.registry.service import CHAMPION
 from app.settings import Settings
-from app.tables import ENDED_STATUSES, Alias, Model, Training, TrainingTotal, Version, Worker, Workspace
-from app.training.presence import SEEN_PAUSES
+from app.tables import ENDED_STATUSES, Alias, Housekeeping, Model, Training, TrainingTotal, Version, Worker, Workspace
+from app.training import presence
 from app.training.service import TOTAL_SECONDS
 
 PATIENCE_SECONDS = 3.0
@@ -67,7 +67,7 @@ def read_workers(session: Session, within_seconds: float) -> Sequence[WorkerStat
 
 
 def read_alive_workers(session: Session, settings: Settings) -> Sequence[WorkerState]:
-    return read_workers(session, settings.sweep_seconds * SEEN_PAUSES)
+    return read_workers(session, settings.sweep_seconds * presence.SEEN_PAUSES)
 
 
 def count_expired(session: Session) -> int:
@@ -142,13 +142,19 @@ def _collect_workers(session: Session, settings: Settings) -> Iterator[Metric]:
     info = GaugeMetricFamily("engram_worker_info", "1; what the worker is.", labels=["worker", "version", "devices"])
     states = read_workers(session, LISTED_SECONDS)
     for device in QUEUES[1:]:
-        devices = [one.row.devices for one in states if one.seen_seconds < settings.sweep_seconds * SEEN_PAUSES]
+        devices = [one.row.devices for one in states if one.seen_seconds < settings.sweep_seconds * presence.SEEN_PAUSES]
         alive.add_metric([device], sum(device in one for one in devices))
     for one in states:
         seen.add_metric([one.row.name], one.seen_seconds)
         trainings.add_metric([one.row.name], one.trainings)
         info.add_metric([one.row.name, one.row.code_version or "", ",".join(one.row.devices)], 1)
     yield from (alive, seen, trainings, info)
+    schedulers = len(presence.list_schedulers(session, settings.sweep_seconds))
+    yield GaugeMetricFamily("engram_schedulers", "Schedulers that are alive; workers do their work as well.", value=schedulers)
+    kept = session.get(Housekeeping, 1)
+    finished = kept.finished_at.timestamp() if kept is not None and kept.finished_at is not None else math.nan
+    text = "When the last housekeeping ended, or NaN if it has not."
+    yield GaugeMetricFamily("engram_housekeeping_timestamp_seconds", text, value=finished)
 
 
 def _collect_ends(session: Session) -> Metric:

@@ -6,16 +6,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import migrations
 from app.database import Database
 from app.lifeline import on_stop
 from app.settings import Settings
-from app.telemetry import configure_logging, log
+from app.telemetry import configure_logging, log, share_numbers
 
 READY_SECONDS = 60.0
 RESTART_SECONDS = 1.0
@@ -40,12 +42,19 @@ class Part:
     name: str
     command: list[str]
     fds: tuple[int, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     ended_at: float = 0.0
 
     def start(self) -> None:
         """In a session of its own, so that Ctrl-C reaches the supervisor alone; its stdin is the lifeline."""
-        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, pass_fds=self.fds, start_new_session=True)
+        self.process = subprocess.Popen(
+            self.command,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.PIPE,
+            pass_fds=self.fds,
+            start_new_session=True,
+        )
 
     def keep_running(self) -> None:
         if self.process is None or self.process.poll() is None:
@@ -84,13 +93,18 @@ def _run(settings: Settings, apis: int, others: list[Part], *, is_whole: bool) -
         database.close()
     fd = listener.fileno()
     api = [sys.executable, "-m", "app.cli", "api", f"--fd={fd}", "--lifeline"]
-    parts = [Part(f"api {number + 1}", api, fds=(fd,)) for number in range(apis)] + others
-    for part in parts:
-        part.start()
-    try:
-        return _supervise(parts, listener, stopping, follow=FOLLOW if is_whole else "Engram's API listens on {url}")
-    finally:
-        stop(parts, settings.grace_seconds)
+    with tempfile.TemporaryDirectory(prefix="engram-numbers-") as folder:
+        parts = [
+            Part(f"api {place}", api, (fd,), share_numbers(Path(folder), place) if apis > 1 else {})
+            for place in range(1, apis + 1)
+        ]
+        parts += others
+        for part in parts:
+            part.start()
+        try:
+            return _supervise(parts, listener, stopping, follow=FOLLOW if is_whole else "Engram's API listens on {url}")
+        finally:
+            stop(parts, settings.grace_seconds)
 
 
 def open_socket(host: str, port: int) -> socket.socket:

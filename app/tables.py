@@ -125,19 +125,11 @@ class Model(Base):
     created_at: Mapped[datetime]
 
 
-_IS_QUEUED = sa.text("status = 'queued'")
-
-
 class Training(Base):
     """One request's life, and the queue itself: the row is the truth, Celery's message a hint."""
 
     __tablename__ = "trainings"
-    __table_args__ = (
-        sa.Index("ix_trainings_status_id", "status", "id"),
-        sa.Index(  # as long as the queue, however many trainings there were: what /metrics asks every few seconds
-            "ix_trainings_waiting", "device_wanted", "created_at", sqlite_where=_IS_QUEUED, postgresql_where=_IS_QUEUED
-        ),
-    )
+    __table_args__ = (sa.Index("ix_trainings_status_id", "status", "id"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     workspace_id: Mapped[int] = _reference("workspaces.id")
     public_id: Mapped[str] = mapped_column(sa.String(36), unique=True)

@@ -40,7 +40,7 @@ class Service:
         self.log.append(done.stderr)
         return done.stdout.strip()
 
-    def start(self, *arguments: str, fds: tuple[int, ...] = ()) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", *arguments],
             cwd=ROOT,
@@ -48,7 +48,6 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            pass_fds=fds,
         )
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
         self.processes.append(process)

@@ -1,6 +1,7 @@
 """/metrics: what is counted, by which labels, from which process, and what it costs."""
 
 import math
+import os
 import signal
 import socket
 import time
@@ -17,7 +18,6 @@ from app.database import Database, database_now, utc_now
 from app.monitoring import DatabaseNumbers
 from app.settings import Settings
 from app.tables import Alias, Training, Worker
-from app.telemetry import share_numbers
 from app.training import claims, presence, service
 from app.training.execution import Executor
 from tests.conftest import QUICK, Client
@@ -240,38 +240,35 @@ def test_the_queries_of_a_scrape_use_indexes(database: Database, settings: Setti
             assert not [row for row in plan if row[3].startswith("SCAN trainings") and "USING INDEX" not in row[3]], plan
 
 
+def list_children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def test_processes_behind_one_socket_give_their_sum_and_keep_it_through_a_restart(tmp_path: Path) -> None:
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    with (
-        run_service({"ENGRAM_DATA_DIR": str(tmp_path)}, tmp_path) as service_,
-        socket.create_server(("127.0.0.1", 0)) as listener,
-    ):
+    with run_service({"ENGRAM_DATA_DIR": str(tmp_path), "TMPDIR": str(tmp_path)}, tmp_path) as service_:
         assert service_.start("migrate").wait(60) == 0
-        service_.http.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        service_.http.base_url = f"http://127.0.0.1:{port}"
         service_.http.headers["Connection"] = "close"  # each request may meet either process
-        fd = listener.fileno()
-
-        def start(place: int) -> "object":
-            service_.environment |= share_numbers(shared, place)
-            return service_.start("api", f"--fd={fd}", fds=(fd,))
-
-        processes = [start(1), start(2)]
+        supervisor = service_.start("api", "--processes=2", f"--port={port}")
+        service_.wait_for(lambda: len(list(tmp_path.glob("engram-numbers-*/counter_*"))) == 2)
         service_.wait_for(lambda: service_.get("/health/ready").status_code == 200)
-        service_.wait_for(lambda: len(list(shared.glob("counter_*"))) == 2)
         for number in range(40):
             assert service_.get(f"/v1/models/{number}").status_code == 404
         labels = {"method": "GET", "route": "/v1/models/{model}", "status": "404"}
         assert [value(scrape(service_), "engram_requests_total", **labels) for _ in range(6)] == [40] * 6
-        process = processes[0]
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
-        start(1)
+        before = list_children(supervisor.pid)
+        os.kill(before[0], signal.SIGKILL)
+        service_.wait_for(lambda: len(list_children(supervisor.pid)) == 2 and list_children(supervisor.pid) != before)
         assert value(scrape(service_), "engram_requests_total", **labels) == 40
         for number in range(20):
-            service_.get(f"/v1/models/{number}")
+            assert service_.get(f"/v1/models/{number}").status_code == 404
         service_.wait_for(lambda: value(scrape(service_), "engram_requests_total", **labels) == 60)
-        assert len(list(shared.glob("counter_*"))) == 2
+        assert len(list(tmp_path.glob("engram-numbers-*/counter_*"))) == 2
+        supervisor.terminate()
+        assert supervisor.wait(20) == 0
+    assert not list(tmp_path.glob("engram-numbers-*"))
 
 
 DEFAULTS = {

@@ -43,6 +43,9 @@ def check_schema(settings: Settings, database: Database) -> Finding:
         return fail("schema", "the database is empty", "run `engram migrate`")
     if found[:4] < head[:4]:
         return fail("schema", f"it is at {found}, and this version wants {head}", "back up, then run `engram migrate`")
+    if migrations.is_usable(database):
+        cure = "finish the upgrade: install the newer version here too"
+        return warn("schema", f"it is at {found}, ahead of this version's {head}, which still works with it", cure)
     cure = "install the version that migrated it, or a newer one"
     return fail("schema", f"it is at {found}, and this version knows none after {head}", cure)
 

@@ -27,14 +27,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("status", "at_most_seconds", name=op.f("uq_training_totals_status_at_most_seconds")),
         sqlite_autoincrement=True,
     )
-    is_queued = sa.text("status = 'queued'")
-    op.create_index(
-        "ix_trainings_waiting",
-        "trainings",
-        ["device_wanted", "created_at"],
-        sqlite_where=is_queued,
-        postgresql_where=is_queued,
-    )
     op.create_index("ix_aliases_name_updated_at", "aliases", ["name", "updated_at"])
     op.add_column("trainings", sa.Column("traceparent", sa.String(length=64), nullable=True))
     op.add_column("workers", sa.Column("owner", sa.String(length=255), nullable=True))
@@ -47,5 +39,4 @@ def downgrade() -> None:
         op.drop_column("workers", name)
     op.drop_column("trainings", "traceparent")
     op.drop_index("ix_aliases_name_updated_at", "aliases")
-    op.drop_index("ix_trainings_waiting", "trainings")
     op.drop_table("training_totals")

@@ -151,6 +151,11 @@ ALERTS = [
     ("EngramWorkerLost", {'engram_worker_seen_seconds{worker="w"}': "61+60x20"}, {"engram_worker_seen_seconds": "4x20"}),
     ("EngramLeasesExpired", {"engram_expired_leases": "1x20"}, {"engram_expired_leases": "1x2 0x18"}),
     (
+        "EngramHousekeepingLate",
+        {"engram_housekeeping_timestamp_seconds": "0x400"},
+        {"engram_housekeeping_timestamp_seconds": "0+60x400"},
+    ),
+    (
         "EngramErrors",
         {'engram_requests_total{status="500"}': "0+10x20", 'engram_requests_total{status="200"}': "0+100x20"},
         {'engram_requests_total{status="404"}': "0+10x20", 'engram_requests_total{status="200"}': "0+100x20"},
@@ -192,7 +197,7 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
     tests = []
     for alert, bad, good in ALERTS:
         for series, count in ((bad, 1), (good, 0)):
-            minutes = 90 if "99" in str(series) else 30 if "x40" in str(series) else 18
+            minutes = 300 if "x400" in str(series) else 90 if "99" in str(series) else 30 if "x40" in str(series) else 18
             query = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)'
             tests.append(
                 {
