@@ -35,7 +35,7 @@ user=$(config '{{.Docker.Config.User}}')
 environment=()
 while IFS= read -r line; do environment+=(--setenv "${line%%=*}" "${line#*=}"); done < <(config '{{range .Docker.Config.Env}}{{println .}}{{end}}' | grep .)
 
-step "migrate, twice; the root cannot be written; no key, no API"
+step "migrate, twice; no key, no API; nothing is alive yet"
 run one-off migrate
 run one-off migrate
 if run one-off api; then echo "the API served strangers" >&2; exit 1; fi
