@@ -74,7 +74,7 @@ class Queue:
         except queue.Full:
             return
         self._thread.join(self._grace_seconds)
-        self._celery.pool.force_close_all()
+        self._celery.pool.force_close_all(close_pool=False)  # kombu shares it with every queue of the same options
 
     def _run(self) -> None:
         while (hint := self._waiting.get()) is not _STOP:

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.connection import AsJson
 from app.cli.environment import configure
+from app.cli.output import print_json, print_table
 from app.cli.parts import DataDir
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ keys = typer.Typer(no_args_is_help=True, help="Make, list, revoke and rotate key
 workspaces = typer.Typer(no_args_is_help=True, help="Make and list workspaces: what one owns, no other sees.")
 Prefix = Annotated[str, typer.Argument(help="The key's prefix, engram_ and nine characters.")]
 MAX_DAYS = 3650
+MOMENTS = ("created_at", "expires_at", "revoked_at", "last_used_at")
 
 
 @keys.command("create")
@@ -33,6 +36,7 @@ def create_key(
         int | None, typer.Option(min=1, max=MAX_DAYS, help="How long it is good; until it is revoked if not said.")
     ] = None,
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, this once. From the first one on every request needs a key."""
     from app.keys import service
@@ -48,35 +52,38 @@ def create_key(
         expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
         row, key = service.create_key(session, make_pepper(settings), owner.id, name=name, scopes=wanted, expires_at=expires_at)
         session.commit()
-        _show(row, key, f"It opens the workspace {workspace!r} for {', '.join(row.scopes)}.")
+        _show(row, key, f"It opens the workspace {workspace!r} for {', '.join(row.scopes)}.", as_json)
 
 
 @keys.command("list")
-def list_keys(data_dir: DataDir = None) -> None:
+def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the keys of all workspaces, oldest first, the revoked and the expired too."""
     from app.keys import service
 
     with _open(configure(data_dir=data_dir)) as session:
         names = {workspace.id: workspace.name for workspace in service.list_workspaces(session)}
         rows = [
-            (
-                *(row.prefix, row.name, names[row.workspace_id], ",".join(row.scopes)),
-                *(_write_time(moment) for moment in (row.created_at, row.expires_at, row.revoked_at, row.last_used_at)),
-            )
+            {
+                "prefix": row.prefix, "name": row.name, "workspace": names[row.workspace_id], "scopes": row.scopes,
+                **{moment: _write_time(getattr(row, moment)) for moment in MOMENTS},
+            }
             for row in service.list_keys(session, None)
         ]
-    _print_table(("prefix", "name", "workspace", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"), rows)
+    _print_rows(("prefix", "name", "workspace", "scopes", *MOMENTS), rows, as_json)
 
 
 @keys.command("revoke")
-def revoke_key(prefix: Prefix, data_dir: DataDir = None) -> None:
+def revoke_key(prefix: Prefix, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Revoke a key: from the next request on, in every process."""
     from app.keys import service
 
     with _open(configure(data_dir=data_dir)) as session:
         service.revoke_key(session, service.get_key(session, None, prefix))
         session.commit()
-    print(f"{prefix} is revoked")
+    if as_json:
+        print_json({"prefix": prefix})
+    else:
+        print(f"{prefix} is revoked")
 
 
 @keys.command("rotate")
@@ -86,6 +93,7 @@ def rotate_key(
         float, typer.Option(min=0, max=24 * MAX_DAYS, help="How long the old key is good beside the new one.")
     ] = 24,
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a new key that may do what this one may, and print it, this once; the old one ends after the overlap."""
     from app.keys import service
@@ -96,11 +104,15 @@ def rotate_key(
         old = service.get_key(session, None, prefix)
         row, key = service.rotate_key(session, make_pepper(settings), old, timedelta(hours=overlap_hours))
         session.commit()
-        _show(row, key, f"{prefix} ends at {_write_time(old.expires_at)}.")
+        _show(row, key, f"{prefix} ends at {_write_time(old.expires_at)}.", as_json)
 
 
 @workspaces.command("create")
-def create_workspace(name: str, data_dir: DataDir = None) -> None:
+def create_workspace(
+    name: Annotated[str, typer.Argument(help="1..64 of a-z 0-9 . _ -, not beginning with . _ -")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
     """Make a workspace; `engram keys create NAME --workspace ...` then makes keys to it."""
     from app.keys import service
 
@@ -108,17 +120,20 @@ def create_workspace(name: str, data_dir: DataDir = None) -> None:
     with _open(configure(data_dir=data_dir)) as session:
         service.create_workspace(session, name)
         session.commit()
-    print(f"workspace {name} is made")
+    if as_json:
+        print_json({"name": name})
+    else:
+        print(f"workspace {name} is made")
 
 
 @workspaces.command("list")
-def list_workspaces(data_dir: DataDir = None) -> None:
+def list_workspaces(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the workspaces."""
     from app.keys import service
 
     with _open(configure(data_dir=data_dir)) as session:
-        rows = [(row.name, _write_time(row.created_at)) for row in service.list_workspaces(session)]
-    _print_table(("name", "created_at"), rows)
+        rows = [{"name": row.name, "created_at": _write_time(row.created_at)} for row in service.list_workspaces(session)]
+    _print_rows(("name", "created_at"), rows, as_json)
 
 
 @contextmanager
@@ -153,8 +168,11 @@ def _check_name(name: str) -> None:
         )
 
 
-def _show(row: "ApiKey", key: str, remark: str) -> None:
+def _show(row: "ApiKey", key: str, remark: str, as_json: bool) -> None:
     """The key alone on stdout, so that a script can take it; the words for a person on stderr."""
+    if as_json:
+        print_json({"prefix": row.prefix, "name": row.name, "scopes": row.scopes, "key": key})
+        return
     print(
         f"{row.name} {row.prefix} is made. {remark} The key is shown this once; send it as Authorization: Bearer ...",
         file=sys.stderr,
@@ -162,11 +180,13 @@ def _show(row: "ApiKey", key: str, remark: str) -> None:
     print(key)
 
 
-def _write_time(moment: datetime | None) -> str:
-    return "-" if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+def _write_time(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def _print_rows(names: tuple[str, ...], rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_json(rows)
+    else:
+        cells = ((row[name] for name in names) for row in rows)
+        print_table(names, [[",".join(cell) if isinstance(cell, list) else cell for cell in row] for row in cells])
