@@ -64,7 +64,10 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         names = {workspace.id: workspace.name for workspace in service.list_workspaces(session)}
         rows = [
             {
-                "prefix": row.prefix, "name": row.name, "workspace": names[row.workspace_id], "scopes": row.scopes,
+                "prefix": row.prefix,
+                "name": row.name,
+                "workspace": names[row.workspace_id],
+                "scopes": row.scopes,
                 **{moment: _write_time(getattr(row, moment)) for moment in MOMENTS},
             }
             for row in service.list_keys(session, None)
