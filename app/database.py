@@ -176,7 +176,8 @@ def _size(path: Path) -> int:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver's own BEGIN is off: `_begin_sqlite` decides which one
     cursor = connection.cursor()
-    cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file: pages that were freed can be given back later
+    if cursor.execute("PRAGMA page_count").fetchone()[0] == 0:  # on a file that is in use it would wait for whoever writes
+        cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # pages that were freed can be given back later
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")  # an answered write is on disk, whatever stops
     cursor.execute("PRAGMA foreign_keys = ON")
