@@ -32,7 +32,6 @@ BEGINNINGS = {("PUT", "/v1/datasets/{dataset}"), ("POST", "/v1/datasets/{dataset
 REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("PUT", "/v1/datasets/{dataset}"): {"json": {"description": "ours"}},
     ("PATCH", "/v1/datasets/{dataset}"): {"json": {"name": "stolen"}},
-    ("DELETE", "/v1/datasets/{dataset}"): {"params": {"cascade": "true"}},
     ("POST", "/v1/datasets/{dataset}/observations"): {"content": AIR_CSV.read_bytes(), "headers": {"Content-Type": "text/csv"}},
     ("DELETE", "/v1/datasets/{dataset}/observations"): {"params": {"series": "air"}},
     ("POST", "/v1/models/{model}/trainings"): {"json": {"dataset": "air", "horizon": 3}},
@@ -179,6 +178,14 @@ def test_a_key_without_the_scope_is_refused_and_one_with_it_alone_is_not(house: 
     assert {**after, "api_keys": None} == {**before, "api_keys": None}
 
 
+def test_a_dataset_takes_models_along_only_for_a_key_that_may_delete_models(house: House) -> None:
+    house.client.key = house.make_key("theirs", "write")
+    answer = house.client.delete("/v1/datasets/air?cascade=true")
+    assert (answer.status_code, answer.json()["expected"]) == (403, "train")
+    assert house.client.delete("/v1/datasets/air").status_code == 409
+    house.client.key = None
+
+
 def test_what_another_workspace_owns_is_404_on_every_operation_and_untouched(house: House) -> None:
     with house.database.write() as session:
         house.workspaces["stranger"] = service.create_workspace(session, "stranger").id
@@ -220,7 +227,8 @@ def test_equal_names_in_two_workspaces_are_two_things(house: House) -> None:
     house.client.key = None
     assert house.send(forecast, twin).json()["forecasts"][0]["cutoff"] == "2020-01-31T00:00:00Z"
     assert house.send(forecast, theirs).json()["forecasts"] == before
-    assert house.send(("DELETE", "/v1/datasets/{dataset}"), twin).status_code == 204
+    gone = house.client.delete("/v1/datasets/air?cascade=true", headers={"Authorization": f"Bearer {twin}"})
+    assert gone.status_code == 204
     assert house.send(forecast, twin).status_code == 404
     assert house.send(forecast, theirs).json()["forecasts"] == before
 

@@ -12,7 +12,16 @@ from app.contract import parse_moment
 from app.datasets import answers, formats, ingest, openapi, reading, schemas, service
 from app.datasets.columns import ColumnOptions
 from app.datasets.store import SeriesRow
-from app.dependencies import PageNeeded, ReadCaller, ReadSession, SettingsNeeded, WriteCaller, WriteSession, choose_media_type
+from app.dependencies import (
+    PageNeeded,
+    ReadCaller,
+    ReadSession,
+    SettingsNeeded,
+    WriteCaller,
+    WriteSession,
+    choose_media_type,
+    demand,
+)
 from app.errors import InvalidRequest
 from app.tables import NAME_PATTERN, Dataset
 
@@ -85,7 +94,9 @@ def delete_dataset(
     caller: WriteCaller,
     cascade: Annotated[bool, Query(description="Delete the versions learned from it as well.")] = False,
 ) -> None:
-    """Deletes a dataset with all its observations. 409 while versions learned from it exist, unless `cascade`."""
+    """Deletes a dataset with all its observations. 409 while versions learned from it exist, unless `cascade`, which needs `train` too."""
+    if cascade:
+        demand(caller, "train")
     service.delete_dataset(session, caller.workspace_id, dataset, cascade=cascade)
     session.commit()
 
