@@ -126,9 +126,10 @@ class QueueFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute(
-                "PRAGMA auto_vacuum = INCREMENTAL"
-            )  # of a new file: a long queue's pages can be given back later
+            if (
+                connection.execute("PRAGMA page_count").fetchone()[0] == 0
+            ):  # on a file that is in use it would wait for whoever writes
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # a long queue's pages can be given back later
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(SCHEMA)
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
