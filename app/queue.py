@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import Celery
 from kombu.connection import Connection
+from kombu.messaging import Producer
 
 from app import sqlite_broker
 from app.settings import Settings
@@ -74,21 +75,25 @@ class Queue:
         except queue.Full:
             return
         self._thread.join(self._grace_seconds)
-        self._celery.pool.force_close_all(close_pool=False)  # kombu shares it with every queue of the same options
 
     def _run(self) -> None:
-        while (hint := self._waiting.get()) is not _STOP:
-            training_id, device, again = hint
-            try:
-                if again and self._count_waiting(device) >= MAX_WAITING_BELLS:
-                    continue
-                self._celery.send_task(TRAIN_TASK, args=[training_id], queue=device, retry_policy=SEND_ONCE_MORE)
-            except Exception as error:  # noqa: BLE001 - each transport has its own errors, and none may end this thread
-                log.warning("hint not sent; the sweep will", training_id=training_id, error=str(error))
+        # A connection of its own: kombu's pools are shared by all queues of the same options, and closed for all by one.
+        with self._celery.connection_for_write() as connection:
+            producer = self._celery.amqp.Producer(connection, auto_declare=False)
+            while (hint := self._waiting.get()) is not _STOP:
+                training_id, device, again = hint
+                try:
+                    if again and _count_waiting(producer, device) >= MAX_WAITING_BELLS:
+                        continue
+                    self._celery.send_task(
+                        TRAIN_TASK, args=[training_id], queue=device, producer=producer, retry_policy=SEND_ONCE_MORE
+                    )
+                except Exception as error:  # noqa: BLE001 - each transport has its own errors, and none may end this thread
+                    log.warning("hint not sent; the sweep will", training_id=training_id, error=str(error))
 
-    def _count_waiting(self, device: str) -> int:
-        with self._celery.producer_or_acquire() as producer:
-            return int(producer.channel.queue_declare(queue=device).message_count)
+
+def _count_waiting(producer: Producer, device: str) -> int:
+    return int(producer.channel.queue_declare(queue=device).message_count)
 
 
 def broker_reachable(settings: Settings) -> bool:

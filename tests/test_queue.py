@@ -122,6 +122,16 @@ def test_hints_arrive_at_a_worker_in_order(broker_url: str, device: str) -> None
     assert "Deprecat" not in errors
 
 
+def test_a_queue_that_closed_leaves_the_next_one_working(redis_url: str, device: str) -> None:
+    with redis.Redis.from_url(redis_url) as server:
+        for number in range(3):
+            hints = Queue(Settings(broker_url=redis_url))
+            hints.send(str(number), device)
+            hints.close()
+            assert server.llen(device) == number + 1
+        server.delete(device)
+
+
 def test_a_queue_that_nobody_hears_does_not_grow_for_ever(
     broker_url: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
