@@ -8,15 +8,11 @@ from torch import Tensor
 
 from app.lstm.config import Config
 from app.lstm.decision import Trial, stretch_gaps
-from app.lstm.inputs import Inputs, Preparation
+from app.lstm.inputs import Inputs, Preparation, measure_seasonal_change
 from app.lstm.network import Network, answer_of_prior
 from app.lstm.prior import Prior
 from app.lstm.scaling import Scaling
 from app.lstm.windows import Floats
-
-LEAST_CHANGE = 0.02
-"""Of the window's spread: a series that never changes must not own a decision."""
-
 
 class Ensemble:
     """Immutable."""
@@ -78,13 +74,6 @@ class Ensemble:
             network.load_state_dict(select(tensors, f"nets.{number}."))
             networks.append(network.to(device))
         return cls(config, prior, networks, device)
-
-
-def measure_seasonal_change(window: Tensor, season_length: int) -> Tensor:
-    """Mean absolute change over a season [B, 1], by which MASE divides (Hyndman & Koehler, 2006); [B, L] in."""
-    lag = season_length if season_length < window.shape[1] else 1
-    change = (window[:, lag:] - window[:, :-lag]).abs().mean(1, keepdim=True) if window.shape[1] > 1 else window.abs()
-    return change.clamp(min=LEAST_CHANGE)
 
 
 def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -138,7 +138,8 @@ def fit(
     learned: list[Network] | None = None,
 ) -> Ensemble:
     """Every net of the ensemble, one after the other, on all of `series`: new ones, or `learned` ones that go on."""
-    windows = TrainingWindows(series, config.horizon, least_context(config.season_lengths, config.context_length))
+    least = config.context_length if config.bases == "linear" else least_context(config.season_lengths, config.context_length)
+    windows = TrainingWindows(series, config.horizon, least)
     prior = load_prior()
     prepare = Preparation(config, prior, device)
     block = None if held_out is None else draw_block(held_out.series, pick_tried(held_out.cutoffs), prepare)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from app.errors import TrainingDiverged
 from app.lstm.config import Config
-from app.lstm.inputs import Inputs, Preparation
+from app.lstm.inputs import Inputs, Preparation, measure_seasonal_change
 from app.lstm.losses import pinball
 from app.lstm.network import Network
 from app.lstm.optimizer import AdamW
@@ -30,6 +30,7 @@ FURTHEST_TARGET = 20.0
 """In spreads of the window: one wild observation must not own a batch."""
 
 
+CALM = 0.5
 CHECKS = 4
 """How often the averaged weights are scored on held-out windows; the best of them stay."""
 
@@ -144,7 +145,7 @@ def draw_batches(windows: TrainingWindows, prepare: Preparation, config: Config,
             numbers = np.arange(len(windows)) if small else rng.integers(len(windows), size=BLOCK)
             block = draw_block(windows.series, windows.cutoffs(numbers), prepare)
         inputs, target, observed = block
-        for _ in range(PASSES):
+        for _ in range(1 if prepare.config.bases == 'linear' else PASSES):
             order = torch.from_numpy(rng.permutation(len(target))).to(prepare.device)
             for rows in torch.split(order, config.batch_size):
                 yield inputs[rows], target[rows], observed[rows]
@@ -163,4 +164,5 @@ def _draw_block(series: Series, cutoffs: Cutoffs, prepare: Preparation) -> Block
     targets = scaling.apply(gather_targets(series, cutoffs, prepare.config.horizon))  # [B, H]
     usable = np.isfinite(targets) & np.isfinite(contexts).any(1, keepdims=True)  # [B, H]
     targets = np.clip(np.nan_to_num(targets), -FURTHEST_TARGET, FURTHEST_TARGET)
-    return inputs, prepare.to_tensor(targets), prepare.to_tensor(usable)
+    change = measure_seasonal_change(inputs.window, prepare.config.season_length)  # [B, 1]
+    return inputs, prepare.to_tensor(targets), prepare.to_tensor(usable) * change**-CALM
