@@ -1,5 +1,7 @@
 """Where tensors live."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from app.errors import InvalidRequest
@@ -14,6 +16,16 @@ def choose_device(asked: str) -> torch.device:
     if asked == "cuda" and not torch.cuda.is_available():
         raise InvalidRequest("device 'cuda' was asked for, and this worker has none", field="device")
     return torch.device(asked)
+
+
+def choose_precision(device: str) -> str:
+    """What the network computes in. bfloat16 keeps float32's range, so nothing overflows; on a CPU of any age it may be slow."""
+    return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def lower_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Matrix products in `precision`, weights, sums and losses in float32 (Micikevicius et al., 2018)."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
 
 
 def use_threads(count: int) -> None:

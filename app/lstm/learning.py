@@ -6,18 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from app.errors import NothingToLearn
-from app.lstm.choices import MORE_SHARE, choose, least_context
+from app.lstm.architectures import AnyEnsemble, assemble, prepare_windows
+from app.lstm.choices import MORE_SHARE, choose, least_seen
 from app.lstm.config import Config, Request, check
-from app.lstm.decision import Decision, Trial, decide
+from app.lstm.decision import Trial
 from app.lstm.device import choose_device
-from app.lstm.ensemble import Ensemble
 from app.lstm.evaluation import Backtest, BacktestForecasts, Predict, empty_metrics, evaluate, plan_backtest
 from app.lstm.forecaster import Forecaster
-from app.lstm.inputs import Preparation
-from app.lstm.network import Network
-from app.lstm.prior import load_prior
 from app.lstm.trainer import StepReport, draw_block, train_network
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
 
@@ -76,7 +74,7 @@ def learn(
         raise NothingToLearn("no series has two values", series=len(series))
     kept = series.take(usable)
     backtest = plan_backtest(kept, request.horizon, request.n_windows, request.step_size)
-    inner = None if backtest is None else plan_inner(backtest.training, request.horizon)
+    inner = None if backtest is None else plan_inner(backtest.training, request.horizon, request.architecture == "plain")
     before = kept if backtest is None else backtest.training if inner is None else inner.training
     config = choose(request, before, device.type)  # by what the backtest may see: the same nets go on to everything
     if request.max_seconds is not None:
@@ -91,7 +89,7 @@ def learn(
         ensemble = fit(before, config, device, report.begin("backtest"), held_out=inner)
         nets = ensemble.networks
         trial = None if inner is None else try_out(ensemble, inner)
-        forecaster = settle(ensemble, decide(trial, request.quantile_levels, config.net_weight))
+        forecaster = Forecaster(ensemble.settle(ensemble.decide(trial)))
         rival, complaint = judge(champion, config)
         warnings += complaint
         metrics, forecasts = evaluate(backtest, config, forecaster.predict, rival)
@@ -100,18 +98,23 @@ def learn(
             warnings.append("The model is not better than seasonal naive in the backtest.")
         held_out = try_out(ensemble, backtest)
         trial = held_out if trial is None else trial + held_out
-    decision = decide(trial, request.quantile_levels, config.net_weight)
+    final = fit(kept, config, device, report.begin("fit"), learned=None if config.is_textbook else nets)
+    decision = final.decide(trial)
     if not decision.calibrated:
-        warnings.append("Too few held-out windows to calibrate the quantiles on: their widths are mostly the prior's.")
-    forecaster = settle(fit(kept, config, device, report.begin("fit"), learned=nets), decision)
+        widths = "as learned, or assume normal errors" if config.is_textbook else "mostly the prior's"
+        warnings.append(f"Too few held-out windows to calibrate the quantiles on: their widths are {widths}.")
+    forecaster = Forecaster(final.settle(decision))
     report.end()
     return Learned(forecaster.to_bytes(), forecaster.config, metrics, kept_forecasts, warnings)
 
 
-def plan_inner(series: Series, horizon: int) -> Backtest | None:
-    """Windows at the end of what a backtest may learn from, to decide on: more cutoffs where series are few."""
-    n_windows = int(np.clip(np.ceil(ENOUGH_WINDOWS / max(len(series), 1)), 1, MOST_INNER_CUTOFFS))
-    return plan_backtest(series, horizon, n_windows, max(1, horizon // 2))
+def plan_inner(series: Series, horizon: int, textbook: bool = False) -> Backtest | None:
+    """Windows at the end of what a backtest may learn from, to decide on: more cutoffs where series are few. A textbook, whose
+    quantiles come from nothing else, gets up to a fifth of the steps of a typical series."""
+    step_size = max(1, horizon // 2)
+    most = max(MOST_INNER_CUTOFFS, int(np.median(series.lengths)) // (5 * step_size)) if textbook else MOST_INNER_CUTOFFS
+    n_windows = int(np.clip(np.ceil(ENOUGH_WINDOWS / max(len(series), 1)), 1, most))
+    return plan_backtest(series, horizon, n_windows, step_size)
 
 
 def pick_tried(cutoffs: Cutoffs) -> Cutoffs:
@@ -121,7 +124,7 @@ def pick_tried(cutoffs: Cutoffs) -> Cutoffs:
     return cutoffs[np.linspace(0, len(cutoffs) - 1, MOST_TRIED).astype(np.int64)]
 
 
-def try_out(ensemble: Ensemble, backtest: Backtest) -> Trial:
+def try_out(ensemble: AnyEnsemble, backtest: Backtest) -> Trial:
     """What nets and prior say at the backtest's cutoffs, for deciding."""
     cutoffs = pick_tried(backtest.cutoffs)
     contexts = gather_contexts(backtest.series, cutoffs, ensemble.reach)  # [W, R]
@@ -135,12 +138,11 @@ def fit(
     on_step: Callable[[StepReport], None],
     *,
     held_out: Backtest | None = None,
-    learned: list[Network] | None = None,
-) -> Ensemble:
+    learned: list[nn.Module] | None = None,
+) -> AnyEnsemble:
     """Every net of the ensemble, one after the other, on all of `series`: new ones, or `learned` ones that go on."""
-    windows = TrainingWindows(series, config.horizon, least_context(config.season_lengths, config.context_length))
-    prior = load_prior()
-    prepare = Preparation(config, prior, device)
+    windows = TrainingWindows(series, config.horizon, least_seen(config))
+    prepare = prepare_windows(config, device)
     block = None if held_out is None else draw_block(held_out.series, pick_tried(held_out.cutoffs), prepare)
     networks = [
         train_network(
@@ -148,14 +150,7 @@ def fit(
         )
         for number in range(config.nets)
     ]
-    return Ensemble(config, prior, networks, device)
-
-
-def settle(ensemble: Ensemble, decision: Decision) -> Forecaster:
-    """The nets with what was decided about them."""
-    reasons = {**ensemble.config.reasons, "net_weight": decision.reason}
-    config = replace(ensemble.config, net_weight=decision.weight, stretches=decision.stretches, reasons=reasons)
-    return Forecaster(Ensemble(config, ensemble.prior, ensemble.networks, ensemble.device))
+    return assemble(config, networks, device)
 
 
 def fit_budget(series: Series, config: Config, request: Request, device: torch.device, clock: Callable[[], float]) -> Config:
@@ -165,15 +160,16 @@ def fit_budget(series: Series, config: Config, request: Request, device: torch.d
     probe = replace(config, steps=UNTIMED_STEPS + TIMED_STEPS, nets=1)
     fit(series, probe, device, lambda _: marks.append(clock()))
     seconds_per_step = max((marks[-1] - marks[UNTIMED_STEPS - 1]) / (len(marks) - UNTIMED_STEPS), 1e-6)
-    held = max(1, int((request.max_seconds or 0.0) / seconds_per_step / (1 + MORE_SHARE)))
-    if request.max_steps is not None or request.max_epochs is not None:
+    share = 1.0 if config.is_textbook else MORE_SHARE
+    held = max(1, int((request.max_seconds or 0.0) / seconds_per_step / (1 + share)))
+    if request.max_steps is not None or request.max_epochs is not None or config.is_textbook:
         nets, steps = config.nets, min(max(1, held // config.nets), config.steps)
     else:
         nets = int(np.clip(held // config.steps, 1, MOST_NETS))
         steps = max(1, min(held // nets, MOST_TIMES * config.steps))
     reason = f"{request.max_seconds} s at the speed of the first steps"
     reasons = {**config.reasons, "steps": reason, "nets": reason}
-    return replace(config, steps=steps, more_steps=round(MORE_SHARE * steps), nets=nets, reasons=reasons)
+    return replace(config, steps=steps, more_steps=round(share * steps), nets=nets, reasons=reasons)
 
 
 def judge(champion: Forecaster | None, config: Config) -> tuple[tuple[Predict, tuple[float, ...]] | None, list[str]]:

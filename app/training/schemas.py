@@ -38,14 +38,15 @@ class FitInput(StrictInput):
     loss: Literal["quantile", "mse", "mae", "huber"] = "quantile"
     optimizer: Literal["adamw", "adam", "sgd", "momentum", "rmsprop"] = "adamw"
     learning_rate: Positive | None = None
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["all"] | None = None
     max_epochs: Count | None = None
     max_steps: Count | None = None
     max_seconds: Positive | None = None
     target_loss: NonNegative | None = None
     weight_decay: NonNegative | None = None
     l1: NonNegative = 0.0
-    gradient_clip: Positive = 1.0
+    gradient_clip: Positive | None = None
+    input_noise: NonNegative = 0.0
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
 
 
