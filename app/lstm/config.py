@@ -46,6 +46,7 @@ class Request:
     seed: int = 0
     n_windows: int = 1
     step_size: int | None = None
+    backtest_only: bool = False
     device: str = "auto"
     threads: int = 1
 

@@ -64,7 +64,7 @@ def learn(
     """Learn from every series with two values or more; `clock` gives seconds and only turns a time budget into steps.
 
     The nets learn twice: first on what came before the held-out windows, where they are judged, then, going on from there,
-    a little more on everything. Raises InvalidRequest for what is not supported, NothingToLearn, TrainingDiverged.
+    a little more on everything. With `backtest_only` they are judged and thrown away: the artifact is empty. Raises InvalidRequest for what is not supported, NothingToLearn, TrainingDiverged.
     """
     check(request)
     torch.set_num_threads(request.threads)
@@ -80,10 +80,14 @@ def learn(
     if request.max_seconds is not None:
         config = fit_budget(before, config, request, device, clock)
     warnings = describe(series, kept, config)
-    report = Reporter(on_progress, config, backtest is not None)
+    report = Reporter(on_progress, config, backtest is not None, request.backtest_only)
 
     metrics, kept_forecasts, trial, nets = empty_metrics(), None, None, None
     if backtest is None:
+        if request.backtest_only:
+            raise NothingToLearn(
+                f"no series is long enough to hold out a horizon of {request.horizon}, by which trials are scored"
+            )
         warnings.append(f"No series is long enough to hold out a horizon of {request.horizon}: there was no backtest.")
     else:
         ensemble = fit(before, config, device, report.begin("backtest"), held_out=inner)
@@ -96,6 +100,9 @@ def learn(
         kept_forecasts = replace(forecasts, series=usable[forecasts.series])
         if metrics["skill"] is not None and metrics["skill"] <= 0:
             warnings.append("The model is not better than seasonal naive in the backtest.")
+        if request.backtest_only:
+            report.end()
+            return Learned(b"", forecaster.config, metrics, None, warnings)
         held_out = try_out(ensemble, backtest)
         trial = held_out if trial is None else trial + held_out
     final = fit(kept, config, device, report.begin("fit"), learned=None if config.is_textbook else nets)
@@ -201,11 +208,11 @@ def describe(series: Series, kept: Series, config: Config) -> list[str]:
 class Reporter:
     """Turns the steps of all nets into progress over the whole, about a hundred times."""
 
-    def __init__(self, on_progress: Callable[[Progress], None], config: Config, twice: bool) -> None:
+    def __init__(self, on_progress: Callable[[Progress], None], config: Config, twice: bool, once: bool = False) -> None:
         self._on_progress = on_progress
-        first, more = config.steps * config.nets, config.more_steps * config.nets
+        first, more = config.steps * config.nets, 0 if once else config.more_steps * config.nets
         self._ends = {"backtest": first, "fit": first + more} if twice else {"fit": first}
-        self._steps = self._ends["fit"]
+        self._steps = max(self._ends.values())
         self._every = max(1, -(-self._steps // REPORTS))
         self._done = 0
         self._last = Progress("backtest" if twice else "fit", 0.0, 0, self._steps)

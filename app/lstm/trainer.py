@@ -112,19 +112,27 @@ def _train(
             with torch.no_grad():
                 keep = min(AVERAGING, step / (step + 10))
                 torch._foreach_lerp_(list(averaged.values()), [p.detach() for p in network.parameters()], 1 - keep)
-        value, score = float(loss.detach()), None
-        if not math.isfinite(value):
-            raise TrainingDiverged(f"the loss was {value} at step {step} of {steps}; lower the learning rate")
+        value, length, score = float(loss.detach()), float(norm), None
         smooth += (value - smooth) / min(step, config.epoch_steps if textbook else SMOOTHING)
         ended = step == steps or (config.target_loss is not None and smooth <= config.target_loss)
         if held_out is not None and (ended or step % every == 0):
             score = score_held_out(network, averaged, held_out, measure)
             if score < least and not textbook:
                 least, best = score, {name: one.clone() for name, one in averaged.items()}
-        on_step(StepReport(step, value, rate, float(norm), score))
+        if not all(math.isfinite(number) for number in (value, length, score or 0.0)):
+            raise diverged(step, steps, loss=value, gradient_norm=length, validation_loss=score)
+        on_step(StepReport(step, value, rate, length, score))
         if ended:
             break
     network.load_state_dict(averaged if held_out is None else best)
+    if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
+        raise diverged(steps, steps, weights=math.inf)
+
+
+def diverged(step: int, steps: int, **found: float | None) -> TrainingDiverged:
+    """Names what was no finite number."""
+    what = ", ".join(f"{name} {number}" for name, number in found.items() if number is not None and not math.isfinite(number))
+    return TrainingDiverged(f"not a finite number at step {step} of {steps}: {what}; lower the learning rate", step=step)
 
 
 @torch.no_grad()
