@@ -16,6 +16,7 @@ from app.lstm.decision import Trial
 from app.lstm.device import choose_device
 from app.lstm.evaluation import Backtest, BacktestForecasts, Predict, empty_metrics, evaluate, plan_backtest
 from app.lstm.forecaster import Forecaster
+from app.lstm.textbook import prepare_final_fit
 from app.lstm.trainer import StepReport, draw_block, train_network
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
 
@@ -79,6 +80,8 @@ def learn(
     config = choose(request, before, device.type)  # by what the backtest may see: the same nets go on to everything
     if request.max_seconds is not None:
         config = fit_budget(before, config, request, device, clock)
+    final_config = prepare_final_fit(config, request, kept) if config.is_textbook else config
+    config = replace(config, more_steps=final_config.more_steps)
     warnings = describe(series, kept, config)
     report = Reporter(on_progress, config, backtest is not None, request.backtest_only)
 
@@ -105,7 +108,7 @@ def learn(
             return Learned(b"", forecaster.config, metrics, None, warnings)
         held_out = try_out(ensemble, backtest)
         trial = held_out if trial is None else trial + held_out
-    final = fit(kept, config, device, report.begin("fit"), learned=None if config.is_textbook else nets)
+    final = fit(kept, final_config, device, report.begin("fit"), learned=None if config.is_textbook else nets)
     decision = final.decide(trial)
     if not decision.calibrated:
         widths = "as learned, or assume normal errors" if config.is_textbook else "mostly the prior's"

@@ -72,6 +72,19 @@ def choose_textbook(request: Request, series: Series, config: Config) -> Config:
     )
 
 
+def prepare_final_fit(config: Config, request: Request, series: Series) -> Config:
+    """As many epochs, of all windows there are now, in the units of before: what was decided there stays true."""
+    windows = max(1, len(TrainingWindows(series, config.horizon, config.context_length)))
+    batch_size = min(windows, LARGEST_BATCH) if request.batch_size == "all" else config.batch_size
+    epoch = math.ceil(windows / batch_size)
+    if request.max_steps or request.max_seconds:
+        return replace(config, batch_size=batch_size, epoch_steps=epoch)
+    epochs = config.steps / config.epoch_steps
+    reasons = {**config.reasons, "steps": f"{epochs:g} epochs of {epoch} steps"}
+    steps = round(epochs * epoch)
+    return replace(config, batch_size=batch_size, epoch_steps=epoch, steps=steps, more_steps=steps, reasons=reasons)
+
+
 def scale_dataset(series: Series) -> tuple[float, ...]:
     """Level, loc, scale, low and high of all observations together, of at most a million evenly taken ones."""
     values = series.values[:: math.ceil(len(series.values) / MOST_LOOKED_AT)]

@@ -40,7 +40,7 @@ def test_the_reference_example_is_one_request(noise):
     )
     config = learned.config
     assert (config["architecture"], config["activation"], config["loss"]) == ("plain", "relu", "mse")
-    assert config["steps"] == 100 * config["epoch_steps"]
+    assert (config["epoch_steps"], config["steps"]) == (4, 400)  # 99 windows in batches of 32
     forecast = Forecaster.from_bytes(learned.artifact).predict(noise[0][None])
     assert forecast.shape == (1, 1, 7)
     assert (np.diff(forecast, axis=-1) > 0).all()
@@ -154,11 +154,12 @@ def test_a_batch_of_all_has_an_end():
 
 
 def test_the_final_fit_begins_anew_and_lasts_as_long(noise):
-    learned, seen = run(noise, max_epochs=5, loss="mse")
-    config = learned.config
-    assert config["more_steps"] == config["steps"]
-    assert seen[-1].steps == 2 * config["steps"]
-    again, _ = run(noise, max_epochs=5, loss="mse")
+    learned, seen = run(noise, max_epochs=5, loss="mse", batch_size=8)
+    first, steps = 5 * 9, 5 * 12  # five epochs of the windows before what is held out, and of all
+    assert learned.config["steps"] == steps
+    assert seen[-1].steps == first + steps
+    assert [one.step for one in seen if one.phase == "fit"][-1] == first + steps
+    again, _ = run(noise, max_epochs=5, loss="mse", batch_size=8)
     assert again.artifact == learned.artifact
 
 
