@@ -1,6 +1,7 @@
 """Where tensors live."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 
@@ -16,6 +17,24 @@ def choose_device(asked: str) -> torch.device:
     if asked == "cuda" and not torch.cuda.is_available():
         raise InvalidRequest("device 'cuda' was asked for, and this worker has none", field="device")
     return torch.device(asked)
+
+
+MOST_HALVINGS = 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to learn, and how often batches were halved to fit there."""
+
+    device: torch.device
+    halvings: int = 0
+
+
+def relieve(place: Place) -> tuple[Place, str]:
+    """What to try after a GPU ran out of memory, and how to say so: other trainings may share it."""
+    if place.halvings < MOST_HALVINGS:
+        return Place(place.device, place.halvings + 1), "The GPU ran out of memory: the batches were halved."
+    return Place(torch.device("cpu")), "The GPU ran out of memory with small batches, too: this was learned on the CPU."
 
 
 def choose_precision(device: str) -> str:

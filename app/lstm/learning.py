@@ -13,7 +13,7 @@ from app.lstm.architectures import AnyEnsemble, assemble, prepare_windows
 from app.lstm.choices import MORE_SHARE, choose, least_seen
 from app.lstm.config import Config, Request, check
 from app.lstm.decision import Trial
-from app.lstm.device import choose_device
+from app.lstm.device import Place, choose_device, relieve
 from app.lstm.evaluation import Backtest, BacktestForecasts, Predict, empty_metrics, evaluate, plan_backtest
 from app.lstm.forecaster import Forecaster
 from app.lstm.textbook import prepare_final_fit
@@ -53,7 +53,6 @@ class Learned:
     warnings: list[str]
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def learn(
     series: Series,
     request: Request,
@@ -64,12 +63,39 @@ def learn(
 ) -> Learned:
     """Learn from every series with two values or more; `clock` gives seconds and only turns a time budget into steps.
 
-    The nets learn twice: first on what came before the held-out windows, where they are judged, then, going on from there,
-    a little more on everything. With `backtest_only` they are judged and thrown away: the artifact is empty. Raises InvalidRequest for what is not supported, NothingToLearn, TrainingDiverged.
+    A GPU without memory for it gets smaller batches, then the CPU does it. Raises what `learn_on` raises.
     """
     check(request)
     torch.set_num_threads(request.threads)
-    device = choose_device(request.device)
+    place, notes = Place(choose_device(request.device)), []
+    while True:
+        try:
+            learned = learn_on(place, series, request, on_progress, clock, champion)
+        except torch.OutOfMemoryError:
+            if place.device.type == "cpu":
+                raise
+            place, note = relieve(place)
+            notes.append(note)
+            torch.cuda.empty_cache()
+        else:
+            return replace(learned, warnings=[*notes, *learned.warnings])
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def learn_on(
+    place: Place,
+    series: Series,
+    request: Request,
+    on_progress: Callable[[Progress], None],
+    clock: Callable[[], float],
+    champion: Forecaster | None,
+) -> Learned:
+    """Choose, backtest, fit, there.
+
+    The nets learn twice: first on what came before the held-out windows, where they are judged, then, going on from there,
+    a little more on everything. With `backtest_only` they are judged and thrown away: the artifact is empty. Raises InvalidRequest for what is not supported, NothingToLearn, TrainingDiverged.
+    """
+    device = place.device
     usable = np.flatnonzero(series.count_values() >= 2)
     if not len(usable):
         raise NothingToLearn("no series has two values", series=len(series))
@@ -77,7 +103,9 @@ def learn(
     backtest = plan_backtest(kept, request.horizon, request.n_windows, request.step_size)
     inner = None if backtest is None else plan_inner(backtest.training, request.horizon, request.architecture == "plain")
     before = kept if backtest is None else backtest.training if inner is None else inner.training
-    config = choose(request, before, device.type)  # by what the backtest may see: the same nets go on to everything
+    config = choose(
+        request, before, device.type, place.halvings
+    )  # by what the backtest may see: the same nets go on to everything
     if request.max_seconds is not None:
         config = fit_budget(before, config, request, device, clock)
     final_config = prepare_final_fit(config, request, kept) if config.is_textbook else config

@@ -21,7 +21,7 @@ SHORTEST_SCALED = 8
 MOST_LOOKED_AT = 1_000_000
 
 
-def choose_textbook(request: Request, series: Series, config: Config) -> Config:
+def choose_textbook(request: Request, series: Series, config: Config, halvings: int = 0) -> Config:
     """`config`, which was chosen for the default network, as a plain one has it. Raises InvalidRequest for a batch too large."""
     windows = max(1, len(TrainingWindows(series, request.horizon, config.context_length)))
     if request.batch_size == "all" and windows > LARGEST_BATCH:
@@ -30,6 +30,7 @@ def choose_textbook(request: Request, series: Series, config: Config) -> Config:
             field="batch_size",
         )
     batch_size = windows if request.batch_size == "all" else min(windows, request.batch_size or BATCH_SIZE)
+    batch_size = max(1, batch_size >> halvings)
     epoch = math.ceil(windows / batch_size)
     steps, why = min(EPOCHS * epoch, max(MOST_STEPS, epoch)), f"{EPOCHS} epochs, or {MOST_STEPS} steps if that is fewer"
     if request.max_epochs is not None:
@@ -75,7 +76,8 @@ def choose_textbook(request: Request, series: Series, config: Config) -> Config:
 def prepare_final_fit(config: Config, request: Request, series: Series) -> Config:
     """As many epochs, of all windows there are now, in the units of before: what was decided there stays true."""
     windows = max(1, len(TrainingWindows(series, config.horizon, config.context_length)))
-    batch_size = min(windows, LARGEST_BATCH) if request.batch_size == "all" else config.batch_size
+    whole = request.batch_size == "all" and config.epoch_steps == 1  # not where memory was short
+    batch_size = min(windows, LARGEST_BATCH) if whole else config.batch_size
     epoch = math.ceil(windows / batch_size)
     if request.max_steps or request.max_seconds:
         return replace(config, batch_size=batch_size, epoch_steps=epoch)
