@@ -47,8 +47,13 @@ class LstmStack(nn.LSTM):
     def last_state(self, inputs: Tensor) -> Tensor:
         """[B, T, features] -> the last layer's h after the last step, [B, hidden]."""
         if self.activation == "tanh":
-            everything: Tensor = self(inputs)[0]  # [B, T, hidden], by oneDNN or cuDNN
-            return everything[:, -1]
+            still = inputs.new_zeros(self.num_layers, len(inputs), self.hidden_size)  # [layers, B, hidden]
+            flat: list[Any] = self._flat_weights
+            last: Tensor  # [layers, B, hidden], by oneDNN or cuDNN; nn.LSTM's own checks would cost a tenth of a short step
+            _, last, _ = torch.lstm(
+                inputs, (still, still), flat, True, self.num_layers, self.dropout, self.training, False, True
+            )
+            return last[-1]
         states: Tensor = inputs.transpose(0, 1)  # [T, B, features]
         with torch.autocast(inputs.device.type, enabled=False):
             for layer in range(self.num_layers):

@@ -16,7 +16,7 @@ def make_loss(name: str, levels: tuple[float, ...], device: torch.device) -> Los
         wanted = torch.tensor(levels, device=device)  # [Q]
         return lambda output, target, observed: pinball(output, target, observed, wanted)
     formula = POINT_LOSSES[name]
-    return lambda output, target, observed: average(formula(target - output[..., 0]), observed)
+    return lambda output, target, observed: average(formula(target - output.squeeze(-1)), observed)
 
 
 def pinball(quantiles: Tensor, target: Tensor, observed: Tensor, levels: Tensor) -> Tensor:

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
-from torch.optim.adamw import adamw
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -44,9 +42,9 @@ class Optimizer:
         moved = [index for index, one in enumerate(self._parameters) if one.grad is not None]
         parameters: list[Tensor] = [self._parameters[index] for index in moved]
         gradients = [gradient for one in self._parameters if (gradient := one.grad) is not None]
+        state = [[tensors[index] for index in moved] for tensors in self._state]
         if self._decay:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=self._decay))
-        state = [[tensors[index] for index in moved] for tensors in self._state]
         match self._name:
             case "sgd":
                 torch._foreach_add_(parameters, gradients, alpha=-learning_rate)
@@ -59,20 +57,31 @@ class Optimizer:
                 torch._foreach_addcmul_(state[0], gradients, gradients, 1 - MEMORY)
                 roots = torch._foreach_add(torch._foreach_sqrt(state[0]), EPSILON)
                 torch._foreach_addcdiv_(parameters, gradients, roots, -learning_rate)
-            case _:
-                (adamw if self._name == "adamw" else adam)(
+            case _:  # Kingma & Ba (2015)
+                steps = [self._steps[index] for index in moved]
+                torch._foreach_add_(steps, 1)
+                (torch._fused_adamw_ if self._name == "adamw" else torch._fused_adam_)(
                     parameters,
                     gradients,
                     state[0],
                     state[1],
                     [],
-                    [self._steps[index] for index in moved],
-                    fused=True,
-                    amsgrad=False,
+                    steps,
+                    lr=learning_rate,
                     beta1=BETAS[0],
                     beta2=BETAS[1],
-                    lr=learning_rate,
                     weight_decay=self._weight_decay,
                     eps=EPSILON,
+                    amsgrad=False,
                     maximize=False,
                 )
+
+
+@torch.no_grad()
+def clip_gradient(parameters: Iterable[nn.Parameter], limit: float) -> float:
+    """The norm of the whole gradient, which is then scaled to be at most `limit` (Pascanu et al., 2013)."""
+    gradients = [gradient for one in parameters if (gradient := one.grad) is not None]
+    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    if norm > limit:
+        torch._foreach_mul_(gradients, limit / (norm + 1e-6))
+    return norm

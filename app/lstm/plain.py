@@ -24,7 +24,7 @@ class PlainNetwork(nn.Module):
         self.horizon, self.noise = config.horizon, config.input_noise
         self.outputs = len(config.quantile_levels) if config.loss == "quantile" else 1
         self.lstm = LstmStack(1, config.hidden_size, config.num_layers, config.activation, config.dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
         self.dense = nn.Linear(config.hidden_size, self.horizon * self.outputs)
         nn.init.xavier_uniform_(self.dense.weight)
         nn.init.zeros_(self.dense.bias)
@@ -33,7 +33,9 @@ class PlainNetwork(nn.Module):
         """[B, L] -> [B, H, O] in the windows' units."""
         if self.training and self.noise:
             window = window + self.noise * torch.randn_like(window)
-        state = self.dropout(self.lstm.last_state(window.unsqueeze(-1)))  # [B, hidden]
+        state = self.lstm.last_state(window.unsqueeze(-1))  # [B, hidden]
+        if self.dropout:
+            state = nn.functional.dropout(state, self.dropout, self.training)
         output: Tensor = self.dense(state).view(len(window), self.horizon, self.outputs)
         return output
 

@@ -14,7 +14,7 @@ from app.lstm.config import Config
 from app.lstm.device import lower_precision
 from app.lstm.inputs import Inputs
 from app.lstm.losses import Loss, make_loss
-from app.lstm.optimizer import Optimizer
+from app.lstm.optimizer import Optimizer, clip_gradient
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
 
 BLOCK = 2048
@@ -91,7 +91,8 @@ def _train(
 ) -> None:
     device = next(network.parameters()).device
     measure = make_loss(config.loss, config.quantile_levels, device)
-    optimizer = Optimizer(network.parameters(), config.optimizer, config.weight_decay)
+    parameters = list(network.parameters())
+    optimizer = Optimizer(parameters, config.optimizer, config.weight_decay)
     textbook = config.is_textbook
     averaged = {name: value.detach() if textbook else value.detach().clone() for name, value in network.named_parameters()}
     best, least, smooth = averaged, math.inf, 0.0
@@ -106,13 +107,13 @@ def _train(
             loss = loss + config.l1 * torch.stack([weights.abs().sum() for weights in network.parameters()]).sum()
         optimizer.clear()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(network.parameters(), clip)
+        length = clip_gradient(parameters, clip)
         optimizer.step(rate)
         if not textbook:
             with torch.no_grad():
                 keep = min(AVERAGING, step / (step + 10))
-                torch._foreach_lerp_(list(averaged.values()), [p.detach() for p in network.parameters()], 1 - keep)
-        value, length, score = float(loss.detach()), float(norm), None
+                torch._foreach_lerp_(list(averaged.values()), [p.detach() for p in parameters], 1 - keep)
+        value, score = float(loss.detach()), None
         smooth += (value - smooth) / min(step, config.epoch_steps if textbook else SMOOTHING)
         ended = step == steps or (config.target_loss is not None and smooth <= config.target_loss)
         if held_out is not None and (ended or step % every == 0):

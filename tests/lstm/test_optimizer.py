@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from app.lstm.optimizer import Optimizer
+from app.lstm.optimizer import Optimizer, clip_gradient
 
 
 def test_it_moves_parameters_exactly_as_torchs_own():
@@ -61,3 +61,15 @@ def test_learning_does_not_load_torchs_compiler():
         "sys.exit('torch._dynamo' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("limit", [0.1, 1e9, float("inf")])
+def test_the_gradient_is_clipped_as_torch_does(limit):
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2, 2))] for _ in range(2))
+    for one, other in zip(ours, theirs, strict=True):
+        one.grad = torch.randn_like(one)
+        other.grad = one.grad.clone()
+    assert clip_gradient(ours, limit) == pytest.approx(float(torch.nn.utils.clip_grad_norm_(theirs, limit)))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=0)
