@@ -29,6 +29,7 @@ EngramError                      status  slug
 ├── TrainingFailed               500     training-failed        (a training's outcome, never an answer's status)
 │   ├── TrainingDiverged         500     training-diverged
 │   ├── OutOfMemory              500     out-of-memory
+│   ├── TrialDropped             500     trial-dropped
 │   ├── TimeLimitReached         500     time-limit
 │   └── WorkerLost               500     worker-lost
 ├── InternalError                500     internal-error
@@ -186,6 +187,10 @@ class TrainingDiverged(TrainingFailed):
 
 class OutOfMemory(TrainingFailed):
     slug, title = "out-of-memory", "The training needed more memory than there is"
+
+
+class TrialDropped(TrainingFailed):
+    slug, title = "trial-dropped", "The trial was not worth its end"
 
 
 class TimeLimitReached(TrainingFailed):

@@ -126,10 +126,17 @@ class Model(Base):
 
 
 class Training(Base):
-    """One request's life, and the queue itself: the row is the truth, Celery's message a hint."""
+    """One request's life, and the queue itself: the row is the truth, Celery's message a hint.
+
+    A search is a training that waits for others, its trials (`parent_id`, `trial_number`), while `searching`: nobody claims it then.
+    `parent_id` is no foreign key, since SQLite adds none to a table that is there; trials go with their parent's model.
+    """
 
     __tablename__ = "trainings"
-    __table_args__ = (sa.Index("ix_trainings_status_id", "status", "id"),)
+    __table_args__ = (
+        sa.Index("ix_trainings_status_id", "status", "id"),
+        sa.Index("ix_trainings_parent_id_trial_number", "parent_id", "trial_number", unique=True),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     workspace_id: Mapped[int] = _reference("workspaces.id")
     public_id: Mapped[str] = mapped_column(sa.String(36), unique=True)
@@ -153,6 +160,9 @@ class Training(Base):
     warnings: Mapped[list[Any] | None]
     problem: Mapped[dict[str, Any] | None]
     version_number: Mapped[int | None]
+    parent_id: Mapped[int | None]
+    trial_number: Mapped[int | None]
+    searching: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     request_id: Mapped[str | None] = mapped_column(sa.String(128))
     traceparent: Mapped[str | None] = mapped_column(sa.String(64))
     created_at: Mapped[datetime]

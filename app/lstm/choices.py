@@ -1,4 +1,4 @@
-"""What nobody asked for is chosen from the data, and each choice says why. numpy only."""
+"""What nobody asked for is chosen from the data, and each choice says why."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.lstm.config import MAX_CONTEXT_LENGTH, Config, Request
+from app.lstm.device import choose_precision
 from app.lstm.seasons import choose_season_lengths
+from app.lstm.textbook import choose_textbook
 from app.lstm.windows import Series, TrainingWindows
 
 LONGEST_PATCH = 48
@@ -14,6 +16,11 @@ MANY_WINDOWS, MANY_EACH = 50_000, 150
 """Of all series, and of each: from here on a net finds out by itself what a prior and fitted forecasts would tell it."""
 
 
+GRADIENT_CLIP = 1.0
+MOST_PREPARED = 2048
+"""The largest batch of the default network."""
+MORE_ON_CUDA = 4
+"""As many windows more in each batch: they cost a GPU nothing, and a batch eight times as large was measured to learn worse."""
 MORE_SHARE = 0.25
 """Of the steps: what a net that was judged learns on top, with the windows it was judged on among the rest."""
 
@@ -43,8 +50,8 @@ LONG_SERIES = Amount(
 )
 
 
-def choose(request: Request, series: Series, device: str) -> Config:
-    """The resolved config; `steps` is still without a time budget, which needs a clock."""
+def choose(request: Request, series: Series, device: str, halvings: int = 0) -> Config:
+    """The resolved config; `steps` is still without a time budget, which needs a clock. Batches are halved so many times."""
     reasons: dict[str, str] = {}
     if request.season_lengths is not None:
         seasons = tuple(sorted(set(request.season_lengths) - {1}))[:2]
@@ -77,7 +84,11 @@ def choose(request: Request, series: Series, device: str) -> Config:
     )
     reasons["bases"] = f"by the {windows} windows there are to learn from"
     amount = LONG_SERIES if is_long else next(amount for amount in AMOUNTS if windows < amount.windows)
-    batch_size = request.batch_size or int(min(amount.batch_size, max(16, 2 ** round(math.log2(max(windows, 1) / 4)))))
+    fitting = int(
+        min(amount.batch_size * (MORE_ON_CUDA if device == "cuda" else 1), max(16, 2 ** round(math.log2(max(windows, 1) / 4))))
+    )
+    batch_size = max(1, min(windows, MOST_PREPARED)) if request.batch_size == "all" else request.batch_size or fitting
+    batch_size = max(1, batch_size >> halvings)
     steps = request.max_steps or amount.steps
     reasons["steps"] = "as asked" if request.max_steps else f"by the {windows} windows there are to learn from"
     if request.max_epochs is not None:
@@ -87,7 +98,8 @@ def choose(request: Request, series: Series, device: str) -> Config:
     reasons["batch_size"] = "as asked" if request.batch_size else "small batches learn most per second on one core"
     reasons["nets"] = f"by the {windows} windows there are to learn from"
     reasons["hidden_size"] = "as asked" if request.hidden_size else f"by the {windows} windows there are to learn from"
-    return Config(
+    config = Config(
+        optimizer=request.optimizer,
         horizon=request.horizon,
         quantile_levels=request.quantile_levels,
         season_lengths=seasons,
@@ -103,7 +115,7 @@ def choose(request: Request, series: Series, device: str) -> Config:
         batch_size=batch_size,
         weight_decay=amount.weight_decay if request.weight_decay is None else request.weight_decay,
         l1=request.l1,
-        gradient_clip=request.gradient_clip,
+        gradient_clip=GRADIENT_CLIP if request.gradient_clip is None else request.gradient_clip,
         steps=max(1, steps),
         more_steps=round(MORE_SHARE * max(1, steps)),
         nets=amount.nets,
@@ -111,15 +123,23 @@ def choose(request: Request, series: Series, device: str) -> Config:
         target_loss=request.target_loss,
         seed=request.seed,
         device=device,
+        precision=choose_precision(device),
         threads=request.threads,
         reasons=reasons,
     )
+    return choose_textbook(request, series, config, halvings) if request.architecture == "plain" else config
 
 
 def positive_share(series: Series) -> float:
     """The share of series without a zero or negative observation."""
     bad = np.concatenate([[0], np.cumsum(series.values <= 0)])  # [N + 1], NaN is not
     return float(np.mean(bad[series.offsets[1:]] == bad[series.offsets[:-1]]))
+
+
+def least_seen(config: Config) -> int:
+    """How many observations a window must have before its cutoff to be learned from; where series are long only whole ones."""
+    whole = config.is_textbook or config.bases == "linear"
+    return config.context_length if whole else least_context(config.season_lengths, config.context_length)
 
 
 def least_context(season_lengths: tuple[int, ...], context_length: int) -> int:

@@ -1,13 +1,14 @@
 """The nets, the prior they started from, and what was decided about both: from contexts to quantiles."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.lstm.config import Config
-from app.lstm.decision import Trial, stretch_gaps
+from app.lstm.decision import Decision, Trial, decide, stretch_gaps
 from app.lstm.inputs import Inputs, Preparation, measure_seasonal_change
 from app.lstm.network import Network, answer_of_prior
 from app.lstm.prior import Prior
@@ -17,7 +18,7 @@ from app.lstm.windows import Floats
 class Ensemble:
     """Immutable."""
 
-    def __init__(self, config: Config, prior: Prior, networks: list[Network], device: torch.device) -> None:
+    def __init__(self, config: Config, prior: Prior, networks: Sequence[nn.Module], device: torch.device) -> None:
         self.config = config
         self.prior = prior
         self.networks = [network.eval() for network in networks]
@@ -44,6 +45,15 @@ class Ensemble:
         net, prior, scaling, inputs = self._ask(contexts)
         unit = to_numpy(measure_seasonal_change(inputs.window, self.config.season_length).double())  # [B, 1]
         return Trial(net / unit[:, :, None], prior / unit[:, :, None], scaling.apply(actual) / unit)
+
+    def decide(self, trial: Trial | None) -> Decision:
+        return decide(trial, self.config.quantile_levels, self.config.net_weight)
+
+    def settle(self, decision: Decision) -> "Ensemble":
+        """The same nets with what was decided about them."""
+        reasons = {**self.config.reasons, "net_weight": decision.reason}
+        config = replace(self.config, net_weight=decision.weight, stretches=decision.stretches, reasons=reasons)
+        return Ensemble(config, self.prior, self.networks, self.device)
 
     def _ask(self, contexts: Floats) -> tuple[Floats, Floats, Scaling, Inputs]:
         """What the nets and the prior say in the windows' units, both [B, H, Q]; what undoes these; the windows."""

@@ -173,6 +173,9 @@ class Preparation:
             1,
         )
 
+    def join(self, parts: "Sequence[Inputs]") -> Inputs:
+        return Inputs.join(parts)
+
     def to_tensor(self, array: "Floats | np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
 

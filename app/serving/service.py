@@ -203,7 +203,12 @@ def _resolve_version(session: Session, model: Model, wanted: int | str | None) -
             model=model.name,
             training=None,
         )
-    newest = sa.select(Training).where(Training.model_id == model.id).order_by(Training.id.desc()).limit(1)
+    newest = (
+        sa.select(Training)
+        .where(Training.model_id == model.id, Training.parent_id.is_(None))
+        .order_by(Training.id.desc())
+        .limit(1)
+    )
     training = session.scalar(newest)
     raise NoTrainedVersion(
         f"model {model.name!r} has no version yet"

@@ -50,7 +50,11 @@ def claim(session: Session, settings: Settings, owner: str, devices: Sequence[st
     takes_auto = "cuda" in devices or not _is_cuda_free(session, settings)
     oldest = (
         sa.select(Training.id)
-        .where(Training.status == "queued", Training.device_wanted.in_(["auto", *devices] if takes_auto else devices))
+        .where(
+            Training.status == "queued",
+            Training.searching.is_(False),
+            Training.device_wanted.in_(["auto", *devices] if takes_auto else devices),
+        )
         .order_by(Training.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -86,7 +90,9 @@ def find_left_for_cuda(session: Session, devices: Sequence[str]) -> str | None:
     """The training that a claim for these devices has just left to a CUDA worker: its public id, if there is one."""
     if "cuda" in devices:
         return None
-    query = sa.select(Training.public_id).where(Training.status == "queued", Training.device_wanted == "auto")
+    query = sa.select(Training.public_id).where(
+        Training.status == "queued", Training.searching.is_(False), Training.device_wanted == "auto"
+    )
     return session.scalar(query.order_by(Training.id).limit(1))
 
 
@@ -123,7 +129,7 @@ def sweep(session: Session, settings: Settings) -> None:
     now = database_now(session)
     query = (  # in an order that makes two sweeps at once touch the totals (status, then longest first) in the same one
         sa.select(Training)
-        .where(Training.status == "running")
+        .where(Training.status == "running", Training.searching.is_(False))
         .order_by(Training.cancel_requested.desc(), Training.started_at)
         .with_for_update(skip_locked=True)
     )
@@ -143,12 +149,15 @@ def sweep(session: Session, settings: Settings) -> None:
 
 
 def take_stale_hints(session: Session, settings: Settings) -> list[tuple[str, str]]:
-    """(public id, device) of queued trainings whose hint is due again; they count as hinted from now on."""
+    """(public id, device) of queued trainings and of searches whose hint is due again; they count as hinted from now on."""
     now: datetime = database_now(session)
     stale = now - timedelta(seconds=settings.hint_seconds)
     rows = session.execute(
         sa.update(Training)
-        .where(Training.status == "queued", sa.or_(Training.hinted_at.is_(None), Training.hinted_at < stale))
+        .where(
+            sa.or_(Training.status == "queued", sa.and_(Training.status == "running", Training.searching)),
+            sa.or_(Training.hinted_at.is_(None), Training.hinted_at < stale),
+        )
         .values(hinted_at=now)
         .returning(Training.public_id, Training.device_wanted)
         .execution_options(synchronize_session=False)

@@ -27,8 +27,9 @@ from app.errors import NotFound
 from app.security import Caller, Gate
 from app.tables import ENDED_STATUSES, NAME_PATTERN, Training, TrainingEvent
 from app.telemetry import log
-from app.training import service
+from app.training import service, trials
 from app.training.schemas import HistoryItem, HistoryOutput, ProgressOutput, TrainingInput, TrainingList, TrainingOutput
+from app.training.search_schemas import TrialList, TrialOutput
 
 router = APIRouter(prefix="/v1", tags=["trainings"])
 Name = Annotated[str | None, Query(pattern=NAME_PATTERN)]
@@ -105,6 +106,19 @@ def cancel_training(session: WriteSession, caller: TrainCaller, training: str) -
     return answer
 
 
+@router.get("/trainings/{training}/trials")
+def list_trials(session: ReadSession, caller: ReadCaller, page: PageNeeded, training: str) -> TrialList:
+    """What a search tried, by number: values, score and cost. Empty for a training that is no search."""
+    search = service.get_training(session, caller.workspace_id, training)
+    best = trials.find_best(trials.list_trials(session, search))
+    after = page.after(int)
+    items = trials.list_trials(session, search, after=-1 if after is None else after, limit=page.limit)
+    return TrialList(
+        items=[_describe_trial(search, trial, is_best=best is not None and trial.id == best.id) for trial in items],
+        next_cursor=page.to_cursor([trial.trial_number for trial in items]),
+    )
+
+
 @router.get("/trainings/{training}/history")
 def get_history(session: ReadSession, caller: ReadCaller, training: str) -> HistoryOutput:
     """The learning curve, attempt after attempt."""
@@ -151,6 +165,23 @@ def _read_events(database: Database, gate: Gate, caller: Caller, public_id: str,
             return None
         events = service.read_events(session, training.id, after=after)
         return None if not events and training.status in ENDED_STATUSES else events
+
+
+def _describe_trial(search: Training, trial: Training, *, is_best: bool) -> TrialOutput:
+    began, ended = trial.started_at, trial.finished_at
+    return TrialOutput(
+        number=trial.trial_number or 0,
+        id=trial.public_id,
+        status=trial.status,
+        tried=trials.read_values(search, trial),
+        score=trials.read_score(trial),
+        skill=None if trial.metrics is None else trial.metrics["skill"],
+        seconds=None if began is None or ended is None else (ended - began).total_seconds(),
+        is_best=is_best,
+        problem=trial.problem,
+        started_at=began,
+        finished_at=ended,
+    )
 
 
 def _describe(session: Session, trainings: Sequence[Training]) -> list[TrainingOutput]:

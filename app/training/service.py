@@ -19,6 +19,7 @@ from app.errors import InvalidRequest, NotFound, NothingToLearn, TrainingEnded
 from app.lstm import config as workshop
 from app.registry import service as registry
 from app.tables import ENDED_STATUSES, Dataset, Model, Training, TrainingEvent, TrainingTotal
+from app.training import trials
 
 PUBLIC_ID = re.compile(r"[a-z0-9-]{1,36}")
 TOTAL_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, math.inf)
@@ -54,7 +55,8 @@ def request(
     frozen["dataset"] = dataset.name
     _fill_horizon(model, frozen, max_horizon)
     cutoff_step = _freeze_cutoff(session, dataset, frozen)
-    workshop.check(to_workshop_request(frozen, dataset, threads=1))
+    for variant in trials.list_variants(frozen):
+        workshop.check(to_workshop_request(variant, dataset, threads=1))
     if model is None:
         model = _create_model(session, workspace_id, model_name, dataset, frozen["horizon"])
     training = Training(
@@ -67,6 +69,7 @@ def request(
         status="queued",
         device_wanted=frozen["device"],
         hinted_at=utc_now(),
+        searching=frozen.get("search") is not None,
         request_id=request_id,
         traceparent=traceparent,
         created_at=utc_now(),
@@ -76,7 +79,9 @@ def request(
     return training
 
 
-def to_workshop_request(frozen: dict[str, Any], dataset: Dataset, *, threads: int) -> workshop.Request:
+def to_workshop_request(
+    frozen: dict[str, Any], dataset: Dataset, *, threads: int, backtest_only: bool = False
+) -> workshop.Request:
     """The frozen request in the workshop's words: what the calendar suggests stands beside what was asked."""
     return workshop.Request(
         horizon=frozen["horizon"],
@@ -86,6 +91,7 @@ def to_workshop_request(frozen: dict[str, Any], dataset: Dataset, *, threads: in
         quantile_levels=tuple(frozen["quantile_levels"]),
         device=frozen["device"],
         threads=threads,
+        backtest_only=backtest_only,
         **frozen["network"],
         **frozen["fit"],
         **frozen["backtest"],
@@ -110,8 +116,13 @@ def list_trainings(
     before: int | None,
     limit: int,
 ) -> Sequence[Training]:
-    """Newest first."""
-    query = sa.select(Training).where(Training.workspace_id == workspace_id).order_by(Training.id.desc()).limit(limit)
+    """Newest first; the trials of a search stand with the search."""
+    query = (
+        sa.select(Training)
+        .where(Training.workspace_id == workspace_id, Training.parent_id.is_(None))
+        .order_by(Training.id.desc())
+        .limit(limit)
+    )
     if model is not None:
         query = query.join(Model, Model.id == Training.model_id).where(Model.name == model)
     if dataset is not None:
@@ -131,18 +142,28 @@ def read_names(session: Session, trainings: Sequence[Training]) -> tuple[dict[in
 
 
 def cancel(session: Session, training: Training) -> None:
-    """A queued one ends here; a running one is stopped by its supervisor, which looks each second."""
-    session.refresh(training, with_for_update=True)
-    if training.status in ENDED_STATUSES:
+    """A queued one ends here; a running one is stopped by its supervisor, which looks each second. A search takes its trials along."""
+    if not _stop(session, training):
         raise TrainingEnded(
             f"training {training.public_id} has already {training.status}",
             training=training.public_id,
             training_status=training.status,
         )
-    training.cancel_requested = True
-    if training.status == "queued":
-        end(session, training, "cancelled")
+    for trial in trials.list_trials(session, training):
+        if trial.status not in ENDED_STATUSES:
+            _stop(session, trial)
     session.flush()
+
+
+def _stop(session: Session, training: Training) -> bool:
+    """False: it has ended already."""
+    session.refresh(training, with_for_update=True)
+    if training.status in ENDED_STATUSES:
+        return False
+    training.cancel_requested = True
+    if training.status == "queued" or training.searching:
+        end(session, training, "cancelled")
+    return True
 
 
 def end(session: Session, training: Training, status: str, **fields: Any) -> None:
@@ -212,11 +233,15 @@ def remove_progress(session: Session, *, finished_before: datetime, limit: int) 
 
 
 def _repeat_last(session: Session, model: Model) -> dict[str, Any]:
-    last = session.scalar(sa.select(Training).where(Training.model_id == model.id).order_by(Training.id.desc()).limit(1))
+    """As last time; after a search, with what it found rather than by searching again."""
+    query = sa.select(Training).where(Training.model_id == model.id, Training.parent_id.is_(None))
+    last = session.scalar(query.order_by(Training.id.desc()).limit(1))
     if last is None:
         raise InvalidRequest(f"model {model.name!r} has no training to repeat; say at least its horizon", model=model.name)
     dataset = session.get_one(Dataset, last.dataset_id)  # by its id: it may have been renamed since
-    return {**last.request, "dataset": dataset.name, "end": None}
+    best = trials.find_best(trials.list_trials(session, last)) if last.request.get("search") else None
+    request = last.request if best is None else {**best.request, "promote": last.request["promote"]}
+    return {**request, "dataset": dataset.name, "end": None}
 
 
 def _find_dataset(session: Session, workspace_id: int, model: Model | None, frozen: dict[str, Any]) -> Dataset:

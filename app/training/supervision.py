@@ -3,12 +3,14 @@
 import multiprocessing
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
 import sqlalchemy.exc
+from sqlalchemy.orm import Session
 
 from app.database import Database
 from app.errors import OutOfMemory, TimeLimitReached, TrainingFailed
@@ -22,21 +24,30 @@ LOOK_SECONDS = 1.0
 PRELOADED = ["torch", "app.lstm.learning", "app.training.child"]
 DATABASE_AWAY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
 
+Judge = Callable[[Session, int], bool]
+"""Whether the training of this id is not worth its end."""
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a supervised child ended. `lost`: the training is no longer ours, and nothing may be written."""
+    """How a supervised child ended. `dropped`: it is not worth its end; `lost`: the training is no longer ours, and nothing may be written."""
 
-    kind: Literal["done", "failed", "cancelled", "stopped", "lost"]
+    kind: Literal["done", "failed", "cancelled", "dropped", "stopped", "lost"]
     content: dict[str, Any] = field(default_factory=dict)
 
 
 def supervise(
-    database: Database, settings: Settings, stopping: threading.Event, claim: Claim, order: object, fields: dict[str, Any]
+    database: Database,
+    settings: Settings,
+    stopping: threading.Event,
+    claim: Claim,
+    order: object,
+    fields: dict[str, Any],
+    judge: Judge | None = None,
 ) -> tuple[Outcome, list[dict[str, Any]]]:
     """Has a fresh child carry out `order`; the outcome, and the progress that is not yet written.
 
-    `fields` are written to the training's row with the first heartbeat. No transaction is open while the child learns.
+    `fields` are written to the training's row with the first heartbeat; `judge` is asked after each validation loss. No transaction is open while the child learns.
     """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
@@ -45,7 +56,7 @@ def supervise(
     process.start()
     theirs.close()
     threading.Thread(target=_send, args=(ours, order), daemon=True).start()  # a child that hangs must not hang us
-    watch = _Watch(database, settings, stopping, claim, fields)
+    watch = _Watch(database, settings, stopping, claim, fields, judge)
     try:
         return watch.run(ours, process), watch.unwritten
     finally:
@@ -58,8 +69,15 @@ class _Watch:
     """Takes the child's messages, and once a second writes progress, renews the lease and looks for a reason to stop."""
 
     def __init__(
-        self, database: Database, settings: Settings, stopping: threading.Event, claim: Claim, fields: dict[str, Any]
+        self,
+        database: Database,
+        settings: Settings,
+        stopping: threading.Event,
+        claim: Claim,
+        fields: dict[str, Any],
+        judge: Judge | None,
     ) -> None:
+        self._judge = judge
         self.unwritten: list[dict[str, Any]] = []
         self._database = database
         self._settings = settings
@@ -103,8 +121,19 @@ class _Watch:
         if cancel is None:
             return Outcome("lost")
         self._leased_until = now + self._settings.lease_seconds
-        self.unwritten = []
-        return Outcome("cancelled") if cancel else None
+        written, self.unwritten = self.unwritten, []
+        if cancel:
+            return Outcome("cancelled")
+        return Outcome("dropped") if self._is_hopeless(written) else None
+
+    def _is_hopeless(self, written: list[dict[str, Any]]) -> bool:
+        if self._judge is None or all(one["validation_loss"] is None for one in written):
+            return False
+        try:
+            with self._database.read() as session:
+                return self._judge(session, self._claim.training_id)
+        except DATABASE_AWAY:
+            return False
 
     def _write_progress(self, now: float) -> bool | None:
         if self.unwritten:
