@@ -13,6 +13,7 @@ EngramError                      status  slug
 │   ├── DatasetInUse             409     dataset-in-use
 │   ├── NoTrainedVersion         409     no-trained-version
 │   ├── HorizonTooLong           409     horizon-too-long
+│   ├── RequestAtWork            409     request-at-work
 │   ├── TrainingEnded            409     training-ended
 │   └── VersionServes            409     version-serves
 ├── BodyTooLarge                 413     body-too-large
@@ -24,6 +25,7 @@ EngramError                      status  slug
 │   ├── DuplicateObservations    422     duplicate-observations
 │   ├── SpanTooLong              422     span-too-long
 │   ├── NothingToLearn           422     nothing-to-learn
+│   ├── KeyReused                422     key-reused
 │   ├── ContextTooShort          422     context-too-short
 │   └── QuantileOutOfRange       422     quantile-out-of-range
 ├── TrainingFailed               500     training-failed        (a training's outcome, never an answer's status)
@@ -122,6 +124,10 @@ class HorizonTooLong(Conflict):
     slug, title = "horizon-too-long", "The horizon is beyond the trained one"
 
 
+class RequestAtWork(Conflict):
+    slug, title = "request-at-work", "The first request with this key is still at work"
+
+
 class TrainingEnded(Conflict):
     slug, title = "training-ended", "The training has already ended"
 
@@ -164,6 +170,10 @@ class SpanTooLong(InvalidRequest):
 
 class NothingToLearn(InvalidRequest):
     slug, title = "nothing-to-learn", "No series can be learned from"
+
+
+class KeyReused(InvalidRequest):
+    slug, title = "key-reused", "The Idempotency-Key came with another request"
 
 
 class ContextTooShort(InvalidRequest):

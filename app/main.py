@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 from app import __version__, operation, problems
 from app.database import Database
 from app.datasets import routes as datasets
+from app.idempotency import AtWork
 from app.keys import routes as keys
 from app.middleware import Authentication, PlainBody, RequestContext
 from app.monitoring import DatabaseNumbers
@@ -40,6 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.numbers = DatabaseNumbers(app.state.database, settings)
         app.state.gate = Gate(app.state.database, settings)
         app.state.queue = Queue(settings)
+        app.state.at_work = AtWork()
         app.state.forecasters = Forecasters(settings.forecaster_cache_bytes)
         yield
         app.state.forecasters.close()

@@ -69,7 +69,9 @@ def install(app: FastAPI) -> None:
 
 def to_response(error: EngramError, *, path: str, request_id: str) -> Response:
     problem = {**error.to_problem(), "instance": path, "request_id": request_id}
-    headers = {"Retry-After": str(error.facts.get("retry_after", 5))} if error.status in (429, 503) else {}
+    headers = {}
+    if error.status in (429, 503) or "retry_after" in error.facts:
+        headers["Retry-After"] = str(error.facts.get("retry_after", 5))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(

@@ -1,5 +1,6 @@
 """A training's life as rows: requested, looked at, cancelled. How it is executed stands in execution.py."""
 
+import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -43,9 +44,10 @@ def request(
     max_horizon: int,
     request_id: str,
     traceparent: str | None = None,
-) -> Training:
-    """Writes the training, queued, with its whole request and its cutoff frozen in it; creates the model if there is none.
+) -> tuple[Training, bool]:
+    """(the training, whether it is new): queued, with its whole request and its cutoff frozen in it. Creates the model if there is none.
 
+    One that waits or runs already for the same request on the same data is given in place of a second.
     `wanted` is a TrainingInput as a dict; with `repeat` a model that exists trains as last time, on all data there now.
     """
     model = registry.find_model(session, workspace_id, model_name)
@@ -53,10 +55,13 @@ def request(
     dataset = _find_dataset(session, workspace_id, model, frozen)
     frozen["dataset"] = dataset.name
     _fill_horizon(model, frozen, max_horizon)
-    cutoff_step = _freeze_cutoff(session, dataset, frozen)
+    cutoff_step, data_revision = _freeze_data(session, dataset, frozen)
     workshop.check(to_workshop_request(frozen, dataset, threads=1))
     if model is None:
         model = _create_model(session, workspace_id, model_name, dataset, frozen["horizon"])
+    session.refresh(model, with_for_update=True)  # of two equal requests at once the second sees the first one's training
+    if (equal := _find_equal(session, model, dataset, frozen, cutoff_step, data_revision)) is not None:
+        return equal, False
     training = Training(
         workspace_id=workspace_id,
         public_id=str(uuid4()),
@@ -64,6 +69,7 @@ def request(
         dataset_id=dataset.id,
         request=frozen,
         cutoff_step=cutoff_step,
+        data_revision=data_revision,
         status="queued",
         device_wanted=frozen["device"],
         hinted_at=utc_now(),
@@ -73,7 +79,7 @@ def request(
     )
     session.add(training)
     session.flush()
-    return training
+    return training, True
 
 
 def to_workshop_request(frozen: dict[str, Any], dataset: Dataset, *, threads: int) -> workshop.Request:
@@ -237,8 +243,23 @@ def _fill_horizon(model: Model | None, frozen: dict[str, Any], max_horizon: int)
         raise InvalidRequest(f"#/horizon: {detail}", errors=[{"pointer": "#/horizon", "detail": detail}])
 
 
-def _freeze_cutoff(session: Session, dataset: Dataset, frozen: dict[str, Any]) -> int:
-    """The last step to learn from. Refused when no chosen series has two values up to it."""
+def _find_equal(
+    session: Session, model: Model, dataset: Dataset, frozen: dict[str, Any], cutoff_step: int, data_revision: str
+) -> Training | None:
+    """The training under way that this one would repeat to the last digit."""
+    query = sa.select(Training).where(
+        Training.model_id == model.id,
+        Training.dataset_id == dataset.id,
+        Training.status.in_(["queued", "running"]),
+        ~Training.cancel_requested,
+        Training.cutoff_step == cutoff_step,
+        Training.data_revision == data_revision,
+    )
+    return next((one for one in session.scalars(query.order_by(Training.id)) if one.request == frozen), None)
+
+
+def _freeze_data(session: Session, dataset: Dataset, frozen: dict[str, Any]) -> tuple[int, str]:
+    """(the last step to learn from, the revisions of the chosen series as one). Refused when no chosen series has two values up to it."""
     rows = datasets.select_series(session, dataset.id, frozen["series"], frozen["series_prefix"])
     cutoffs = [row.cutoff_step for row in rows if row.cutoff_step is not None]
     if not cutoffs:
@@ -261,7 +282,8 @@ def _freeze_cutoff(session: Session, dataset: Dataset, frozen: dict[str, Any]) -
             dataset=dataset.name,
             end=until,
         )
-    return cutoff
+    revisions = hashlib.sha256(b"".join(b"%d %d " % (row.id, row.revision) for row in rows))
+    return cutoff, revisions.hexdigest()
 
 
 def _begins_before(row: Any, cutoff: int) -> bool:
