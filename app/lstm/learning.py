@@ -18,6 +18,7 @@ from app.lstm.forecaster import Forecaster
 from app.lstm.inputs import Preparation
 from app.lstm.network import Network
 from app.lstm.prior import load_prior
+from app.lstm.state import Journal, Offer, Saved, from_bytes
 from app.lstm.trainer import StepReport, draw_block, train_network
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
 
@@ -62,8 +63,13 @@ def learn(
     on_progress: Callable[[Progress], None],
     clock: Callable[[], float],
     champion: Forecaster | None = None,
+    offer: Offer | None = None,
+    state: bytes | None = None,
 ) -> Learned:
     """Learn from every series with two values or more; `clock` gives seconds and only turns a time budget into steps.
+
+    `offer` is given after each step what makes the bytes of where the training stands; given such bytes of the same series and
+    request as `state`, it goes on from there. (Of another device or version they are passed over.)
 
     The nets learn twice: first on what came before the held-out windows, where they are judged, then, going on from there,
     a little more on everything. Raises InvalidRequest for what is not supported, NothingToLearn, TrainingDiverged.
@@ -79,16 +85,22 @@ def learn(
     inner = None if backtest is None else plan_inner(backtest.training, request.horizon)
     before = kept if backtest is None else backtest.training if inner is None else inner.training
     config = choose(request, before, device.type)  # by what the backtest may see: the same nets go on to everything
-    if request.max_seconds is not None:
+    saved = from_bytes(state) if state is not None else None
+    if saved is not None and saved.config.device == config.device:
+        config = saved.config
+    else:
+        saved = None
+    if request.max_seconds is not None and saved is None:
         config = fit_budget(before, config, request, device, clock)
     warnings = describe(series, kept, config)
-    report = Reporter(on_progress, config, backtest is not None)
+    report = Reporter(on_progress, config, backtest is not None, saved)
+    journal = Journal(config, offer, saved, report.count_done)
 
     metrics, kept_forecasts, trial, nets = empty_metrics(), None, None, None
     if backtest is None:
         warnings.append(f"No series is long enough to hold out a horizon of {request.horizon}: there was no backtest.")
     else:
-        ensemble = fit(before, config, device, report.begin("backtest"), held_out=inner)
+        ensemble = fit(before, config, device, report.begin("backtest"), held_out=inner, journal=journal.enter("backtest"))
         nets = ensemble.networks
         trial = None if inner is None else try_out(ensemble, inner)
         forecaster = settle(ensemble, decide(trial, request.quantile_levels, config.net_weight))
@@ -103,7 +115,7 @@ def learn(
     decision = decide(trial, request.quantile_levels, config.net_weight)
     if not decision.calibrated:
         warnings.append("Too few held-out windows to calibrate the quantiles on: their widths are mostly the prior's.")
-    forecaster = settle(fit(kept, config, device, report.begin("fit"), learned=nets), decision)
+    forecaster = settle(fit(kept, config, device, report.begin("fit"), learned=nets, journal=journal.enter("fit")), decision)
     report.end()
     return Learned(forecaster.to_bytes(), forecaster.config, metrics, kept_forecasts, warnings)
 
@@ -136,18 +148,37 @@ def fit(
     *,
     held_out: Backtest | None = None,
     learned: list[Network] | None = None,
+    journal: Journal | None = None,
 ) -> Ensemble:
-    """Every net of the ensemble, one after the other, on all of `series`: new ones, or `learned` ones that go on."""
+    """Every net of the ensemble, one after the other, on all of `series`: new ones, or `learned` ones that go on.
+
+    Nets that the `journal` knows to be done are not learned again, and the one that was at work goes on.
+    """
     windows = TrainingWindows(series, config.horizon, least_context(config.season_lengths, config.context_length))
     prior = load_prior()
     prepare = Preparation(config, prior, device)
     block = None if held_out is None else draw_block(held_out.series, pick_tried(held_out.cutoffs), prepare)
-    networks = [
-        train_network(
-            windows, prepare, config, number, on_step, held_out=block, learned=None if learned is None else learned[number]
-        )
-        for number in range(config.nets)
-    ]
+    networks = []
+    for number in range(config.nets):
+        done = None if journal is None else journal.find(number)
+        if done is not None:
+            network = Network(config, prepare.feature_count, prepare.base_count).to(device)
+            network.load_state_dict(done)
+        else:
+            network = train_network(
+                windows,
+                prepare,
+                config,
+                number,
+                on_step,
+                held_out=block,
+                learned=None if learned is None else learned[number],
+                saved=None if journal is None else journal.take_up(number),
+                watch=None if journal is None else journal.watch(number),
+            )
+            if journal is not None:
+                journal.finish(number, network)
+        networks.append(network)
     return Ensemble(config, prior, networks, device)
 
 
@@ -205,20 +236,27 @@ def describe(series: Series, kept: Series, config: Config) -> list[str]:
 class Reporter:
     """Turns the steps of all nets into progress over the whole, about a hundred times."""
 
-    def __init__(self, on_progress: Callable[[Progress], None], config: Config, twice: bool) -> None:
+    def __init__(self, on_progress: Callable[[Progress], None], config: Config, twice: bool, saved: Saved | None) -> None:
         self._on_progress = on_progress
         first, more = config.steps * config.nets, config.more_steps * config.nets
         self._ends = {"backtest": first, "fit": first + more} if twice else {"fit": first}
         self._steps = self._ends["fit"]
         self._every = max(1, -(-self._steps // REPORTS))
-        self._done = 0
-        self._last = Progress("backtest" if twice else "fit", 0.0, 0, self._steps)
+        self._saved = saved
+        self._done = 0 if saved is None else saved.done
+        phase = "backtest" if twice else "fit"
+        self._last = Progress(phase if saved is None else saved.phase, self._done / self._steps, self._done, self._steps)
         on_progress(self._last)
+
+    def count_done(self) -> int:
+        return self._done
 
     def begin(self, phase: str) -> Callable[[StepReport], None]:
         """The listener of one phase. A net that stops early leaves a gap, which `end` closes."""
         start, end = self._done, self._ends[phase]
         nets = 0
+        if self._saved is not None and self._saved.phase == phase:  # the net that was at work goes on
+            start, nets = self._saved.done - self._saved.loop.step, 1
 
         def on_step(report: StepReport) -> None:
             nonlocal start, nets

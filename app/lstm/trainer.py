@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from app.lstm.inputs import Inputs, Preparation
 from app.lstm.losses import pinball
 from app.lstm.network import Network
 from app.lstm.optimizer import AdamW
+from app.lstm.state import LoopState
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
 
 BLOCK = 2048
@@ -45,6 +47,7 @@ class StepReport:
     validation_loss: float | None = None
 
 
+Watch = Callable[[Callable[[], LoopState]], None]
 Block = tuple[Inputs, Tensor, Tensor]
 """Inputs of B windows, their targets [B, H] in the windows' units, and where these were observed [B, H], 0 or 1."""
 
@@ -58,10 +61,13 @@ def train_network(
     *,
     held_out: Block | None = None,
     learned: Network | None = None,
+    saved: LoopState | None = None,
+    watch: Watch | None = None,
 ) -> Network:
     """One net of the ensemble, by its `number`: a new one, or what `learned` becomes when it goes on for `more_steps`.
 
-    With `held_out` the best of its averaged weights stay, else the last. Raises TrainingDiverged when the loss is no longer
+    With `held_out` the best of its averaged weights stay, else the last. With `saved` it goes on from there; `watch` is told
+    after each step but the last how to capture where it stands. Raises TrainingDiverged when the loss is no longer
     finite.
     """
     with torch.random.fork_rng(devices=[]):
@@ -73,7 +79,8 @@ def train_network(
             network.load_state_dict(learned.state_dict())
             steps, peak = config.more_steps, config.learning_rate * MORE_RATE
         if steps:
-            _train(network.train(), draw_batches(windows, prepare, config, rng), config, steps, peak, held_out, on_step)
+            batches = draw_batches(windows, prepare, config, rng, skip=0 if saved is None else saved.step)
+            _train(network.train(), batches, config, steps, peak, held_out, on_step, saved, watch)
         return network.eval()
 
 
@@ -85,12 +92,16 @@ def _train(
     peak: float,
     held_out: Block | None,
     on_step: Callable[[StepReport], None],
+    saved: LoopState | None,
+    watch: Watch | None,
 ) -> None:
     levels = torch.tensor(config.quantile_levels, device=next(network.parameters()).device)  # [Q]
     optimizer = AdamW(network.parameters(), config.weight_decay)
     averaged = {name: value.detach().clone() for name, value in network.named_parameters()}
-    best, least, smooth = averaged, math.inf, math.inf
-    for step, (inputs, target, observed) in enumerate(batches, start=1):
+    best, least, smooth, begun = averaged, math.inf, math.inf, 0
+    if saved is not None:
+        best, least, smooth, begun = saved.restore(network, averaged, optimizer), saved.least, saved.smooth, saved.step
+    for step, (inputs, target, observed) in enumerate(batches, start=begun + 1):
         rate = peak * schedule(step, steps)
         loss = pinball(network(inputs), target, observed, levels)
         if config.l1:
@@ -114,6 +125,8 @@ def _train(
         on_step(StepReport(step, value, rate, float(norm), score))
         if ended:
             break
+        if watch is not None:
+            watch(partial(LoopState.of, step, least, smooth, network, averaged, {} if best is averaged else best, optimizer))
     network.load_state_dict(averaged if held_out is None else best)
 
 
@@ -135,18 +148,26 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, steps - warm + 1))
 
 
-def draw_batches(windows: TrainingWindows, prepare: Preparation, config: Config, rng: np.random.Generator) -> Iterator[Block]:
-    """Endless batches of (inputs, target [B, H], observed [B, H]); few windows are all prepared once, many in blocks."""
+def draw_batches(
+    windows: TrainingWindows, prepare: Preparation, config: Config, rng: np.random.Generator, *, skip: int = 0
+) -> Iterator[Block]:
+    """Endless batches of (inputs, target [B, H], observed [B, H]); few windows are all prepared once, many in blocks.
+
+    The first `skip` batches are gone through, for the sake of those behind them, and not prepared.
+    """
     small = len(windows) <= BLOCK
     block = None
     while True:
-        if block is None or not small:
-            numbers = np.arange(len(windows)) if small else rng.integers(len(windows), size=BLOCK)
-            block = draw_block(windows.series, windows.cutoffs(numbers), prepare)
-        inputs, target, observed = block
+        numbers = np.arange(len(windows)) if small else rng.integers(len(windows), size=BLOCK)
+        block = block if small else None
         for _ in range(PASSES):
-            order = torch.from_numpy(rng.permutation(len(target))).to(prepare.device)
+            order = torch.from_numpy(rng.permutation(len(numbers))).to(prepare.device)
             for rows in torch.split(order, config.batch_size):
+                if skip:
+                    skip -= 1
+                    continue
+                block = draw_block(windows.series, windows.cutoffs(numbers), prepare) if block is None else block
+                inputs, target, observed = block
                 yield inputs[rows], target[rows], observed[rows]
 
 
