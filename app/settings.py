@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(1, ge=1, description="Trainings that one worker runs at once.")
     training_threads: int = Field(1, ge=1, description="CPU threads of one training.")
     max_training_seconds: float = Field(3600.0, gt=0, description="Wall time after which a training is stopped and fails.")
+    checkpoint_seconds: float = Field(30.0, gt=0, description="Pause between two checkpoints of a training.")
     lease_seconds: float = Field(30.0, gt=0, description="How long a claimed training is its worker's without a heartbeat.")
     sweep_seconds: float = Field(5.0, gt=0, description="Pause between two sweeps for expired leases and stale hints.")
     hint_seconds: float = Field(30.0, gt=0, description="Age at which the hint of a queued training is sent again.")

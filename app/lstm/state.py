@@ -20,8 +20,8 @@ from app.lstm.optimizer import AdamW
 
 FORMAT = 1
 """Raised when the tensors or numbers change their meaning: a training then begins anew."""
-Offer = Callable[[Callable[[], bytes]], None]
-"""Is given, after each step, what makes the bytes; whoever listens calls it when they are wanted."""
+Offer = Callable[[int, Callable[[], bytes]], None]
+"""Is given, after each step, how many are done and what makes the bytes; whoever listens calls it when they are wanted."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,12 @@ class Journal:
         offer, phase = self._offer, self._phase
         if offer is None:
             return None
-        return lambda capture: offer(
-            lambda: to_bytes(Saved(self._config, phase, number, self._count_done(), capture(), self._nets))
-        )
+
+        def watch(capture: Callable[[], LoopState]) -> None:
+            done = self._count_done()
+            offer(done, lambda: to_bytes(Saved(self._config, phase, number, done, capture(), self._nets)))
+
+        return watch
 
 
 def to_bytes(saved: Saved) -> bytes:

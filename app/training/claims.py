@@ -131,15 +131,20 @@ def sweep(session: Session, settings: Settings) -> None:
         is_leased = training.lease_expires_at is not None and training.lease_expires_at > now
         if is_leased and (training.owner is None or is_running(training.owner) is not False):
             continue  # its process is there, or cannot be seen from here
-        training.lost_attempts += 1
-        training.owner = None
-        if training.cancel_requested:
-            service.end(session, training, "cancelled")
-        elif training.lost_attempts >= settings.max_attempts:
-            service.end(session, training, "failed", problem=_lost(training).to_problem())
-        else:
-            training.status, training.lease_expires_at, training.hinted_at = "queued", None, None
+        put_back(session, settings, training)
     session.flush()
+
+
+def put_back(session: Session, settings: Settings, training: Training) -> None:
+    """Its attempt was lost: back to the queue, unless it was lost too often, or to be cancelled anyway."""
+    training.lost_attempts += 1
+    training.owner = None
+    if training.cancel_requested:
+        service.end(session, training, "cancelled")
+    elif training.lost_attempts >= settings.max_attempts:
+        service.end(session, training, "failed", problem=_lost(training).to_problem())
+    else:
+        training.status, training.lease_expires_at, training.hinted_at = "queued", None, None
 
 
 def take_stale_hints(session: Session, settings: Settings) -> list[tuple[str, str]]:

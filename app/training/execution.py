@@ -31,6 +31,7 @@ class Work:
     series: Series
     request: Request
     champion: bytes | None
+    state: bytes | None
     series_ids: list[int]
     first_steps: np.ndarray
     data: dict[str, Any]
@@ -86,7 +87,7 @@ class Executor:
         try:
             with tracing.span("read"), self._database.read() as session:
                 work = self._read(session, claim)
-            order = (work.series, work.request, work.champion)
+            order = (work.series, work.request, work.champion, work.state, self._settings.checkpoint_seconds)
             with tracing.span("fit"):
                 outcome, progress = supervise(self._database, self._settings, self.stopping, claim, order, {"data": work.data})
         except EngramError as error:
@@ -115,10 +116,14 @@ class Executor:
             "cutoff": datasets.grid_of(dataset).to_labels(np.array([training.cutoff_step]))[0],
             "fingerprint": values.fingerprint,
         }
+        state = service.find_state(session, claim.training_id, values.fingerprint) if claim.attempt > 1 else None
+        if state is not None:
+            log.info("training goes on from a checkpoint", step=state.step, left_by_attempt=state.attempt)
         return Work(
             series=Series(values.values, values.offsets),
             request=service.to_workshop_request(wanted, dataset, threads=self._settings.training_threads),
             champion=champion,
+            state=state.data if state is not None else None,
             series_ids=values.series_ids,
             first_steps=values.first_steps,
             data=data,
@@ -130,7 +135,7 @@ class Executor:
         while outcome.kind != "lost":
             try:
                 with self._database.write() as session:
-                    ended = _write_outcome(session, claim, work, outcome, progress)
+                    ended = self._write_outcome(session, claim, work, outcome, progress)
                     session.commit()
                     return ended
             except DATABASE_AWAY:
@@ -139,15 +144,26 @@ class Executor:
                 time.sleep(LOOK_SECONDS)
         return "lost"
 
+    def _write_outcome(
+        self, session: Session, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]
+    ) -> str:
+        training = claims.lock(session, claim)
+        if training is None:
+            return "lost"
+        service.append_events(session, training.id, training.workspace_id, "progress", progress)
+        if outcome.kind == "stopped":
+            if outcome.content:
+                service.keep_state(session, training.id, training.workspace_id, claim.attempt, outcome.content)
+            claims.hand_back(session, claim)
+            return "queued"
+        if outcome.kind == "killed":
+            claims.put_back(session, self._settings, training)
+            return training.status
+        _end(session, training, work, outcome, progress)
+        return training.status
 
-def _write_outcome(session: Session, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]) -> str:
-    if outcome.kind == "stopped":
-        claims.hand_back(session, claim)
-        return "queued"
-    training = claims.lock(session, claim)
-    if training is None:
-        return "lost"
-    service.append_events(session, training.id, training.workspace_id, "progress", progress)
+
+def _end(session: Session, training: Training, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]) -> None:
     if outcome.kind == "cancelled" or training.cancel_requested:
         service.end(session, training, "cancelled")
     elif work is not None and outcome.kind == "done":
@@ -156,7 +172,6 @@ def _write_outcome(session: Session, claim: Claim, work: Work | None, outcome: O
         _register(session, training, work, outcome.content)
     else:
         service.end(session, training, "failed", problem=outcome.content)
-    return training.status
 
 
 def _register(session: Session, training: Training, work: Work, learned: dict[str, Any]) -> None:

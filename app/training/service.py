@@ -12,14 +12,14 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app import calendar
+from app import __version__, calendar
 from app.contract import parse_moment
 from app.database import add_or_sum, database_now, insert_or_ignore, utc_now
 from app.datasets import service as datasets
 from app.errors import InvalidRequest, NotFound, NothingToLearn, TrainingEnded
 from app.lstm import config as workshop
 from app.registry import service as registry
-from app.tables import ENDED_STATUSES, Dataset, Model, Training, TrainingEvent, TrainingTotal
+from app.tables import ENDED_STATUSES, Dataset, Model, Training, TrainingEvent, TrainingState, TrainingTotal
 
 PUBLIC_ID = re.compile(r"[a-z0-9-]{1,36}")
 TOTAL_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, math.inf)
@@ -156,6 +156,7 @@ def end(session: Session, training: Training, status: str, **fields: Any) -> Non
     training.status = status
     training.finished_at = database_now(session)
     training.lease_expires_at = None
+    session.execute(sa.delete(TrainingState).where(TrainingState.training_id == training.id))
     for name, value in fields.items():
         setattr(training, name, value)
     data = {"status": status, "version": training.version_number, "problem": training.problem}
@@ -181,6 +182,36 @@ def summarise(event: dict[str, Any], *, seconds: float) -> dict[str, Any]:
     fraction = event["fraction"]
     eta_seconds = round(seconds * (1 / fraction - 1), 1) if fraction > 0 else None
     return {**{name: event[name] for name in NO_PROGRESS if name != "eta_seconds"}, "eta_seconds": eta_seconds}
+
+
+def keep_state(session: Session, training_id: int, workspace_id: int, attempt: int, state: dict[str, Any]) -> None:
+    """Puts the state of a training under way ({"step", "data"}) in the place of its last one. Only the holder of the lease may."""
+    data: bytes = state["data"]
+    training = session.get_one(Training, training_id)
+    session.execute(sa.delete(TrainingState).where(TrainingState.training_id == training_id))
+    session.add(
+        TrainingState(
+            workspace_id=workspace_id,
+            training_id=training_id,
+            attempt=attempt,
+            step=state["step"],
+            fingerprint=(training.data or {}).get("fingerprint", ""),
+            code_version=__version__,
+            sha256=hashlib.sha256(data).hexdigest(),
+            size_bytes=len(data),
+            data=data,
+            created_at=utc_now(),
+        )
+    )
+    session.flush()
+
+
+def find_state(session: Session, training_id: int, fingerprint: str) -> TrainingState | None:
+    """The state that an earlier attempt left, if it learned from the data of this fingerprint, with this code, and is undamaged."""
+    row = session.scalar(sa.select(TrainingState).where(TrainingState.training_id == training_id))
+    if row is None or (row.fingerprint, row.code_version) != (fingerprint, __version__):
+        return None
+    return row if hashlib.sha256(row.data).hexdigest() == row.sha256 else None
 
 
 def append_events(session: Session, training_id: int, workspace_id: int, kind: str, data: Sequence[dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ def run(
     seen: list[Progress] = []
     states: list[bytes | None] = []
 
-    def offer(capture: Any) -> None:
+    def offer(_: int, capture: Any) -> None:
         states.append(capture() if len(states) + 1 == at else None)
 
     learned = learn(series, request, on_progress=seen.append, clock=lambda: 0.0, offer=offer, state=state)
@@ -51,7 +51,7 @@ def test_the_budget_that_was_measured_once_stays(monthly: Series) -> None:
     request = Request(horizon=6, candidate_season_lengths=(12,), max_seconds=60, batch_size=16)
     states: list[bytes] = []
 
-    def offer(capture: Any) -> None:
+    def offer(_: int, capture: Any) -> None:
         states.append(capture() if len(states) == 20 else b"")
 
     whole = learn(monthly, request, on_progress=lambda _: None, clock=lambda: float(next(ticks)), offer=offer)
