@@ -67,8 +67,10 @@ def _claim(database: Database, settings: Settings, owner: str) -> datetime | Non
 
 
 def _is_due(session: Session, settings: Settings) -> sa.ColumnElement[bool]:
-    before = database_now(session) - timedelta(seconds=settings.housekeeping_seconds)
-    return sa.or_(Housekeeping.started_at.is_(None), Housekeeping.started_at < before)
+    now = database_now(session)
+    before = now - timedelta(seconds=settings.housekeeping_seconds)
+    is_ahead = Housekeeping.started_at > now  # the clock was set back since
+    return sa.or_(Housekeeping.started_at.is_(None), Housekeeping.started_at < before, is_ahead)
 
 
 def _repeat(

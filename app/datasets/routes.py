@@ -6,7 +6,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from app import contract
+from app import contract, faults
 from app.calendar import Grid
 from app.contract import parse_moment
 from app.datasets import answers, formats, ingest, openapi, reading, schemas, service
@@ -125,7 +125,9 @@ def post_observations(
         held = service.open_dataset(session, caller.workspace_id, dataset)
         receipt = ingest.upsert(session, held, observations, on_conflict, settings.max_span_steps)
         once.keep(session, caller.workspace_id, 200, receipt)
+        faults.reach("write.flushed")
         session.commit()
+    faults.reach("write.committed")
     return receipt
 
 

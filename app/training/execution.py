@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 from sqlalchemy.orm import Session
 
-from app import tracing
+from app import faults, tracing
 from app.database import Database
 from app.datasets import service as datasets
 from app.errors import EngramError
@@ -54,9 +54,11 @@ class Executor:
         began_ns = time.time_ns()
         with self._database.write() as session:
             claim = claims.claim(session, self._settings, self.name, self._devices)
+            faults.reach("claim.taken")
             session.commit()
         if claim is None:
             return None
+        faults.reach("claim.committed")
         names = {"training_id": claim.public_id, "request_id": claim.request_id}
         with (
             structlog.contextvars.bound_contextvars(**names),
@@ -136,7 +138,9 @@ class Executor:
             try:
                 with self._database.write() as session:
                     ended = self._write_outcome(session, claim, work, outcome, progress)
+                    faults.reach("finish.flushed")
                     session.commit()
+                    faults.reach("finish.committed")
                     return ended
             except DATABASE_AWAY:
                 if time.monotonic() > patience:
@@ -185,6 +189,7 @@ def _register(session: Session, training: Training, work: Work, learned: dict[st
         windows=_place_windows(work, learned["backtest"]),
         promote=training.request["promote"],
     )
+    faults.reach("finish.registered")
     service.end(
         session,
         training,

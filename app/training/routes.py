@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import tracing
+from app import faults, tracing
 from app.database import Database
 from app.dependencies import (
     DatabaseNeeded,
@@ -69,7 +69,9 @@ def request_training(
         )
         answer = _describe(session, [training])[0]
         once.keep(session, caller.workspace_id, 202, answer)
+        faults.reach("request.flushed")
         session.commit()
+    faults.reach("request.committed")
     if is_new:
         queue.send(training.public_id, training.device_wanted)
     log.info("training requested", training_id=training.public_id, model=model, new=is_new)

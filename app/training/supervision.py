@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import sqlalchemy.exc
 
+from app import faults
 from app.database import Database
 from app.errors import OutOfMemory, TimeLimitReached, TrainingFailed
 from app.settings import Settings
@@ -159,6 +160,7 @@ class _Watch:
                 service.append_events(session, claim.training_id, claim.workspace_id, "progress", self.unwritten)
                 if self._state is not None:
                     service.keep_state(session, claim.training_id, claim.workspace_id, claim.attempt, self._state)
+            faults.reach("beat.written")
             session.commit()
         return cancel
 
