@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg.errors
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,6 +21,7 @@ SILENCE_THERE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_k
 """The same at the server's end, where a client that vanished in a transaction holds locks for as long."""
 TIDY_SECONDS = 1.0
 """How long tidying waits for others, and so how long a writer may have to wait for it."""
+WRITE_FAILED = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC)
 TIDY_PAGES = 256
 """Free pages given back in one transaction: a megabyte."""
 
@@ -114,6 +116,15 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the database had no room left for what was to be written."""
+    cause = getattr(error, "orig", error)
+    if isinstance(cause, sqlite3.Error):  # a journal that cannot grow is told as an I/O error
+        code = getattr(cause, "sqlite_errorcode", 0)
+        return code == sqlite3.SQLITE_FULL or (code & 0xFF == sqlite3.SQLITE_IOERR and code in WRITE_FAILED)
+    return isinstance(cause, psycopg.errors.DiskFull)
 
 
 def utc_now() -> datetime:

@@ -16,6 +16,7 @@ EngramError                      status  slug
 │   ├── RequestAtWork            409     request-at-work
 │   ├── TrainingEnded            409     training-ended
 │   └── VersionServes            409     version-serves
+├── BackupDamaged                422     backup-damaged
 ├── BodyTooLarge                 413     body-too-large
 ├── UnsupportedMediaType         415     unsupported-media-type
 ├── InvalidRequest               422     invalid-request
@@ -34,7 +35,9 @@ EngramError                      status  slug
 │   ├── TimeLimitReached         500     time-limit
 │   └── WorkerLost               500     worker-lost
 ├── InternalError                500     internal-error
+│   └── ObservationsCorrupt      500     observations-corrupt
 ├── ArtifactCorrupt              500     artifact-corrupt
+├── DiskFull                     507     disk-full
 └── Unavailable                  503     unavailable
     └── PepperMissing            503     pepper-missing
 
@@ -136,6 +139,10 @@ class VersionServes(Conflict):
     slug, title = "version-serves", "The version serves"
 
 
+class BackupDamaged(EngramError):
+    status, slug, title = 422, "backup-damaged", "The file is no whole backup"
+
+
 class BodyTooLarge(EngramError):
     status, slug, title = 413, "body-too-large", "The body is too large"
 
@@ -210,8 +217,16 @@ class InternalError(EngramError):
     slug, title = "internal-error", "Something went wrong in the service"
 
 
+class ObservationsCorrupt(InternalError):
+    slug, title = "observations-corrupt", "Stored observations are damaged"
+
+
 class ArtifactCorrupt(EngramError):
     slug, title = "artifact-corrupt", "The stored artifact is damaged"
+
+
+class DiskFull(EngramError):
+    status, slug, title = 507, "disk-full", "There is no room left to store this"
 
 
 class Unavailable(EngramError):

@@ -9,8 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from app.database import is_disk_full
 from app.errors import (
     BadRequest,
+    DiskFull,
     EngramError,
     InternalError,
     InvalidRequest,
@@ -149,5 +151,11 @@ def _answer_data(request: Request, error: Exception) -> Response:
 
 
 def _answer_database(request: Request, error: Exception) -> Response:
+    if is_disk_full(error):
+        log.error("disk full", error=str(error))
+        return _respond(
+            request,
+            DiskFull("the disk of the database is full; nothing of this request was stored, and nothing else is harmed"),
+        )
     log.error("database away", error=str(error))
     return _respond(request, Unavailable("the database cannot be reached; try again shortly", retry_after=5))
