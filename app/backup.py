@@ -29,6 +29,7 @@ from app.settings import Settings
 MAGIC = b"Engram backup 1\n"
 MAX_HEAD_BYTES = 4096
 LOCK_SECONDS = 2.0
+SLICE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,11 @@ def _unpack(source: Path, plain: Path) -> Backup:
     try:
         with source.open("rb") as content, plain.open("wb") as out:
             backup = _read_head(source, content)
-            zstandard.ZstdDecompressor().copy_stream(content, out)
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            while not frame.eof and (part := content.read(SLICE_BYTES)):
+                out.write(frame.decompress(part))
+            if not frame.eof or frame.unused_data or content.read(1):
+                raise _damaged(source, "it was cut off, or something follows it")
             out.flush()
             os.fsync(out.fileno())
     except FileNotFoundError as error:
