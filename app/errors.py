@@ -39,6 +39,7 @@ EngramError                      status  slug
 ├── ArtifactCorrupt              500     artifact-corrupt
 ├── DiskFull                     507     disk-full
 └── Unavailable                  503     unavailable
+    ├── Overloaded               503     overloaded
     └── PepperMissing            503     pepper-missing
 
 An error carries a class per reason, the HTTP status on the class, a `detail` that says where, what was expected and what was
@@ -231,6 +232,10 @@ class DiskFull(EngramError):
 
 class Unavailable(EngramError):
     status, slug, title = 503, "unavailable", "The service cannot answer right now"
+
+
+class Overloaded(Unavailable):
+    slug, title = "overloaded", "More is asked than can be answered right now"
 
 
 class PepperMissing(Unavailable):

@@ -8,6 +8,7 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from app import __version__, operation, problems
+from app.admission import Admission
 from app.database import Database
 from app.datasets import routes as datasets
 from app.idempotency import AtWork
@@ -67,5 +68,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(operation.router)
     app.add_middleware(PlainBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(Authentication)
+    app.add_middleware(Admission, most=settings.max_requests_at_once)
     app.add_middleware(RequestContext)
     return app

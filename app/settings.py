@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="How a log line is written.")
 
     max_body_bytes: int = Field(256 * 2**20, ge=1024, description="Largest request body, after decompression.")
+    max_requests_at_once: int = Field(256, ge=1, description="Requests that one API process has at work at once.")
     max_span_steps: int = Field(10_000_000, ge=1, description="Most steps that one series may span.")
     max_forecast_values: int = Field(20_000_000, ge=1, description="Most numbers (series x horizon x quantiles) in one answer.")
     max_horizon: int = Field(10_000, ge=1, description="Longest horizon that a training may ask for.")
