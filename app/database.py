@@ -1,6 +1,7 @@
 """The ground of all rows: engine, sessions, UTC timestamps, constraint names, SQLite's pragmas."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -76,7 +77,7 @@ class Database:
                 Path(target.database).parent.mkdir(parents=True, exist_ok=True)
             self.engine = sa.create_engine(target, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
             event.listen(self.engine, "connect", _prepare_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
+            _Turns().listen(self.engine)
         else:
             self.engine = sa.create_engine(target, pool_pre_ping=True, connect_args={"connect_timeout": 5, **SILENCE})
             event.listen(self.engine, "connect", _prepare_postgres)
@@ -196,5 +197,33 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("immediate") else "BEGIN")
+class _Turns:
+    """Lets the writers of this process go one after the other. SQLite itself lets those who wait look again after ever longer pauses:
+    whoever comes anew is there first, and of many who write at once some waited for ten seconds."""
+
+    KEY = "engram.turn"
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+
+    def listen(self, engine: sa.Engine) -> None:
+        event.listen(engine, "begin", self._begin)
+        for ended in ("commit", "rollback"):
+            event.listen(engine, ended, self._end)
+
+    def _begin(self, connection: sa.Connection) -> None:
+        if not connection.get_execution_options().get("immediate"):
+            connection.exec_driver_sql("BEGIN")
+            return
+        connection.info[self.KEY] = self._turn.acquire(
+            timeout=BUSY_TIMEOUT_SECONDS
+        )  # not had in time: as other processes, without one
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except BaseException:
+            self._end(connection)
+            raise
+
+    def _end(self, connection: sa.Connection) -> None:
+        if connection.info.pop(self.KEY, False):
+            self._turn.release()
