@@ -1,11 +1,11 @@
 """Trainings under kill -9: what is lost, what is done twice, and how much longer it takes.
 
-    python -m benchmarks.chaos [embedded] [redis] [--trainings 500] [--workers 3] [--calm 40] [--seed 0] [--steps 200]
+    python -m benchmarks.chaos [embedded] [redis] [--trainings 500] [--workers 3] [--calm 40] [--seed 0] [--steps 200] [--pause 1 3]
 
-Every 1 to 3 s a process is killed with SIGKILL, chosen at random: a worker, a training's own process, a forkserver, the API, the
+Every 1 to 3 s (`--pause`: on a machine that others use, as much longer as everything takes longer) a process is killed with SIGKILL, chosen at random: a worker, a training's own process, a forkserver, the API, the
 scheduler, the broker (`redis` only: a server of its own, which keeps nothing on disk). Processes also kill themselves inside the
-critical instants, at the fault points of app/faults.py. Every hint is sent twice, and the broker's store is wiped once. Whoever died
-is started again. `ideal` is the pace of the same trainings on the same workers, measured just before, while nothing is killed.
+critical instants, at the fault points of app/faults.py. Every hint is sent twice, every request is sent again while chaos reigns, under
+its Idempotency-Key, and the broker's store is wiped once. Whoever died is started again. `ideal` is the pace of the same trainings on the same workers, measured just before, while nothing is killed.
 
 `redis` needs `redis-server` and a PostgreSQL at ENGRAM_TEST_POSTGRES_URL, in which it makes a database for the time being.
 """
@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ from tests.processes import Service, run_service
 
 POSTGRES_URL = os.environ.get("ENGRAM_TEST_POSTGRES_URL", "postgresql://127.0.0.1:5432/postgres")
 AIR = Path(__file__).parent.parent / "examples" / "air_passengers.csv"
-PAUSE_SECONDS = (1.0, 3.0)
 RESTART_SECONDS = 0.5
 SETTLE_SECONDS = 420.0
 SETTINGS = {
@@ -61,6 +60,7 @@ def main() -> None:
     parser.add_argument("stacks", nargs="*", default=[], help="embedded, redis; both if none is named")
     for name, default in (("trainings", 500), ("workers", 3), ("calm", 40), ("seed", 0), ("steps", 200)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--pause", type=float, nargs=2, default=(1.0, 3.0))
     arguments = parser.parse_args()
     stacks = arguments.stacks or ["embedded", "redis"]
     if set(stacks) - {"embedded", "redis"}:
@@ -86,15 +86,15 @@ def run(stack: str, arguments: argparse.Namespace) -> bool:
             broker_url=environment.get("ENGRAM_BROKER_URL", ""),
         )
         service.migrate()
-        parts = stack_of.enter_context(Parts(service, arguments.workers, arguments.seed))
+        parts = stack_of.enter_context(Parts(service, arguments.workers, arguments.seed, arguments.pause))
         hints = Queue(settings)
         stack_of.callback(hints.close)
-        chance = random.Random(arguments.seed)
         post_until_answered(service, "/v1/datasets/air/observations", {}, content=AIR.read_bytes())
-        drain(service, settings, hints, chance, "warm", 2 * arguments.workers, arguments.steps)
-        calm = drain(service, settings, hints, chance, "calm", arguments.calm, arguments.steps)
-        parts.begin_chaos(broker)
-        wall = drain(service, settings, hints, chance, "chaos", arguments.trainings, arguments.steps)
+        client = Client(service, settings, hints, random.Random(arguments.seed), arguments.steps)
+        client.drain("warm", 2 * arguments.workers)
+        calm = client.drain("calm", arguments.calm)
+        print(f"{stack}: {arguments.calm} trainings without chaos took {calm:.0f} s")
+        wall = client.drain("chaos", arguments.trainings, lambda: parts.begin_chaos(broker))
         kills = parts.end_chaos()
         return report(stack, settings, arguments, calm / arguments.calm * arguments.trainings, wall, kills)
 
@@ -157,7 +157,8 @@ def run_redis(folder: Path) -> Iterator[RedisBroker]:
 class Parts:
     """API, workers and scheduler: started again when they die, and killed while chaos reigns."""
 
-    def __init__(self, service: Service, workers: int, seed: int) -> None:
+    def __init__(self, service: Service, workers: int, seed: int, pause: tuple[float, float]) -> None:
+        self._pause = pause
         self._service = service
         self._plain = dict(service.environment)
         self._chance = random.Random(seed + 1)
@@ -168,6 +169,7 @@ class Parts:
         self._ending = threading.Event()
         self._lock = threading.Lock()
         self._killer: threading.Thread | None = None
+        self._calm = threading.Event()
         self._hit: set[str] = set()
         self.kills: Counter[str] = Counter()
 
@@ -181,13 +183,13 @@ class Parts:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end_chaos()
         self._ending.set()
         self._keeper.join()
 
     def begin_chaos(self, broker: EmbeddedBroker | RedisBroker) -> None:
         """Workers and API are replaced by ones with fault points armed, as they are killed."""
         self._broker = broker
-        self._calm = threading.Event()
         self._killer = threading.Thread(target=self._kill)
         self._killer.start()
 
@@ -225,7 +227,7 @@ class Parts:
         assert self._broker is not None
         victims = ["worker", "child", "forkserver", "api", "scheduler"] + (["redis"] if self._broker.pid else [])
         wiped = False
-        while not self._calm.wait(self._chance.uniform(*PAUSE_SECONDS)):
+        while not self._calm.wait(self._chance.uniform(*self._pause)):
             victim = self._chance.choice(victims)
             with self._lock, suppress(ProcessLookupError):
                 pid, name = self._find(victim)
@@ -288,25 +290,47 @@ def post_until_answered(service: Service, path: str, headers: dict[str, str], **
     raise SystemExit(f"{path}: no answer")
 
 
-def drain(
-    service: Service, settings: Settings, hints: Queue, chance: random.Random, name: str, count: int, steps: int
-) -> float:
-    """Seconds from the first request to the last end, as the rows say; each hint is sent a second time."""
-    begin = time.monotonic()
-    for number in range(count):
-        body = {"dataset": "air", "horizon": 6, "fit": {"max_steps": round(steps * chance.uniform(0.5, 2.5)), "seed": number}}
-        training = post_until_answered(service, f"/v1/models/{name}{number}/trainings", {}, json=body)
-        hints.send(training["id"], "auto")
-    database = Database(settings.database_url)
-    left = sa.select(sa.func.count()).where(Training.status.in_(["queued", "running"]))
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while time.monotonic() < deadline:
-        with database.read() as session:
-            if not session.scalar(left):
-                break
-        time.sleep(0.1)
-    database.close()
-    return time.monotonic() - begin
+class Client:
+    """Requests trainings, each under a key of its own and with two hints, and waits for their ends."""
+
+    def __init__(self, service: Service, settings: Settings, hints: Queue, chance: random.Random, steps: int) -> None:
+        self._service = service
+        self._settings = settings
+        self._hints = hints
+        self._chance = chance
+        self._steps = steps
+
+    def drain(self, name: str, count: int, begin_chaos: Callable[[], None] | None = None) -> float:
+        """Seconds from the first request to the last end, as the rows say; chaos begins when all are queued."""
+        begin = time.monotonic()
+        sent = []
+        for number in range(count):
+            fit = {"max_steps": round(self._steps * self._chance.uniform(0.5, 2.5)), "seed": number}
+            body = {"dataset": "air", "horizon": 6, "fit": fit}
+            training = post_until_answered(self._service, f"/v1/models/{name}{number}/trainings", {}, json=body)
+            self._hints.send(training["id"], "auto")
+            sent.append((f"/v1/models/{name}{number}/trainings", body, training["id"]))
+        if begin_chaos is not None:
+            begin_chaos()
+        database = Database(self._settings.database_url)
+        left = sa.select(sa.func.count()).where(Training.status.in_(["queued", "running"]))
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            with database.read() as session:
+                if not session.scalar(left):
+                    break
+            if begin_chaos is not None:
+                self._send_again(*self._chance.choice(sent))
+            time.sleep(0.2)
+        database.close()
+        return time.monotonic() - begin
+
+    def _send_again(self, path: str, body: dict[str, Any], training_id: str) -> None:
+        """As a client whose answer was lost: it gets the first one, or none while the API is dead."""
+        with suppress(httpx.TransportError):
+            answer = self._service.post(path, json=body, headers={"Idempotency-Key": path}, timeout=5)
+            if answer.status_code != 202 or answer.json()["id"] != training_id:
+                raise SystemExit(f"{path}: expected the first answer again, found {answer.status_code} {answer.text[:300]}")
 
 
 def report(
