@@ -1,12 +1,14 @@
 """The ground of all rows: engine, sessions, UTC timestamps, constraint names, SQLite's pragmas."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg.errors
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,6 +22,7 @@ SILENCE_THERE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_k
 """The same at the server's end, where a client that vanished in a transaction holds locks for as long."""
 TIDY_SECONDS = 1.0
 """How long tidying waits for others, and so how long a writer may have to wait for it."""
+WRITE_FAILED = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC)
 TIDY_PAGES = 256
 """Free pages given back in one transaction: a megabyte."""
 
@@ -74,7 +77,7 @@ class Database:
                 Path(target.database).parent.mkdir(parents=True, exist_ok=True)
             self.engine = sa.create_engine(target, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
             event.listen(self.engine, "connect", _prepare_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
+            _Turns().listen(self.engine)
         else:
             self.engine = sa.create_engine(target, pool_pre_ping=True, connect_args={"connect_timeout": 5, **SILENCE})
             event.listen(self.engine, "connect", _prepare_postgres)
@@ -114,6 +117,15 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the database had no room left for what was to be written."""
+    cause = getattr(error, "orig", error)
+    if isinstance(cause, sqlite3.Error):  # a journal that cannot grow is told as an I/O error
+        code = getattr(cause, "sqlite_errorcode", 0)
+        return code == sqlite3.SQLITE_FULL or (code & 0xFF == sqlite3.SQLITE_IOERR and code in WRITE_FAILED)
+    return isinstance(cause, psycopg.errors.DiskFull)
 
 
 def utc_now() -> datetime:
@@ -185,5 +197,33 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("immediate") else "BEGIN")
+class _Turns:
+    """Lets the writers of this process go one after the other. SQLite itself lets those who wait look again after ever longer pauses:
+    whoever comes anew is there first, and of many who write at once some waited for ten seconds."""
+
+    KEY = "engram.turn"
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+
+    def listen(self, engine: sa.Engine) -> None:
+        event.listen(engine, "begin", self._begin)
+        for ended in ("commit", "rollback"):
+            event.listen(engine, ended, self._end)
+
+    def _begin(self, connection: sa.Connection) -> None:
+        if not connection.get_execution_options().get("immediate"):
+            connection.exec_driver_sql("BEGIN")
+            return
+        connection.info[self.KEY] = self._turn.acquire(
+            timeout=BUSY_TIMEOUT_SECONDS
+        )  # not had in time: as other processes, without one
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except BaseException:
+            self._end(connection)
+            raise
+
+    def _end(self, connection: sa.Connection) -> None:
+        if connection.info.pop(self.KEY, False):
+            self._turn.release()

@@ -13,8 +13,10 @@ EngramError                      status  slug
 │   ├── DatasetInUse             409     dataset-in-use
 │   ├── NoTrainedVersion         409     no-trained-version
 │   ├── HorizonTooLong           409     horizon-too-long
+│   ├── RequestAtWork            409     request-at-work
 │   ├── TrainingEnded            409     training-ended
 │   └── VersionServes            409     version-serves
+├── BackupDamaged                422     backup-damaged
 ├── BodyTooLarge                 413     body-too-large
 ├── UnsupportedMediaType         415     unsupported-media-type
 ├── InvalidRequest               422     invalid-request
@@ -24,6 +26,7 @@ EngramError                      status  slug
 │   ├── DuplicateObservations    422     duplicate-observations
 │   ├── SpanTooLong              422     span-too-long
 │   ├── NothingToLearn           422     nothing-to-learn
+│   ├── KeyReused                422     key-reused
 │   ├── ContextTooShort          422     context-too-short
 │   └── QuantileOutOfRange       422     quantile-out-of-range
 ├── TrainingFailed               500     training-failed        (a training's outcome, never an answer's status)
@@ -33,8 +36,11 @@ EngramError                      status  slug
 │   ├── TimeLimitReached         500     time-limit
 │   └── WorkerLost               500     worker-lost
 ├── InternalError                500     internal-error
+│   └── ObservationsCorrupt      500     observations-corrupt
 ├── ArtifactCorrupt              500     artifact-corrupt
+├── DiskFull                     507     disk-full
 └── Unavailable                  503     unavailable
+    ├── Overloaded               503     overloaded
     └── PepperMissing            503     pepper-missing
 
 An error carries a class per reason, the HTTP status on the class, a `detail` that says where, what was expected and what was
@@ -123,12 +129,20 @@ class HorizonTooLong(Conflict):
     slug, title = "horizon-too-long", "The horizon is beyond the trained one"
 
 
+class RequestAtWork(Conflict):
+    slug, title = "request-at-work", "The first request with this key is still at work"
+
+
 class TrainingEnded(Conflict):
     slug, title = "training-ended", "The training has already ended"
 
 
 class VersionServes(Conflict):
     slug, title = "version-serves", "The version serves"
+
+
+class BackupDamaged(EngramError):
+    status, slug, title = 422, "backup-damaged", "The file is no whole backup"
 
 
 class BodyTooLarge(EngramError):
@@ -165,6 +179,10 @@ class SpanTooLong(InvalidRequest):
 
 class NothingToLearn(InvalidRequest):
     slug, title = "nothing-to-learn", "No series can be learned from"
+
+
+class KeyReused(InvalidRequest):
+    slug, title = "key-reused", "The Idempotency-Key came with another request"
 
 
 class ContextTooShort(InvalidRequest):
@@ -205,12 +223,24 @@ class InternalError(EngramError):
     slug, title = "internal-error", "Something went wrong in the service"
 
 
+class ObservationsCorrupt(InternalError):
+    slug, title = "observations-corrupt", "Stored observations are damaged"
+
+
 class ArtifactCorrupt(EngramError):
     slug, title = "artifact-corrupt", "The stored artifact is damaged"
 
 
+class DiskFull(EngramError):
+    status, slug, title = 507, "disk-full", "There is no room left to store this"
+
+
 class Unavailable(EngramError):
     status, slug, title = 503, "unavailable", "The service cannot answer right now"
+
+
+class Overloaded(Unavailable):
+    slug, title = "overloaded", "More is asked than can be answered right now"
 
 
 class PepperMissing(Unavailable):

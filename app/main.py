@@ -8,8 +8,10 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from app import __version__, operation, problems
+from app.admission import Admission
 from app.database import Database
 from app.datasets import routes as datasets
+from app.idempotency import AtWork
 from app.keys import routes as keys
 from app.middleware import Authentication, PlainBody, RequestContext
 from app.monitoring import DatabaseNumbers
@@ -40,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.numbers = DatabaseNumbers(app.state.database, settings)
         app.state.gate = Gate(app.state.database, settings)
         app.state.queue = Queue(settings)
+        app.state.at_work = AtWork()
         app.state.forecasters = Forecasters(settings.forecaster_cache_bytes)
         yield
         app.state.forecasters.close()
@@ -65,5 +68,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(operation.router)
     app.add_middleware(PlainBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(Authentication)
+    app.add_middleware(Admission, most=settings.max_requests_at_once)
     app.add_middleware(RequestContext)
     return app

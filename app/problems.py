@@ -9,8 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from app.database import is_disk_full
 from app.errors import (
     BadRequest,
+    DiskFull,
     EngramError,
     InternalError,
     InvalidRequest,
@@ -69,7 +71,9 @@ def install(app: FastAPI) -> None:
 
 def to_response(error: EngramError, *, path: str, request_id: str) -> Response:
     problem = {**error.to_problem(), "instance": path, "request_id": request_id}
-    headers = {"Retry-After": str(error.facts.get("retry_after", 5))} if error.status in (429, 503) else {}
+    headers = {}
+    if error.status in (429, 503) or "retry_after" in error.facts:
+        headers["Retry-After"] = str(error.facts.get("retry_after", 5))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(
@@ -147,5 +151,11 @@ def _answer_data(request: Request, error: Exception) -> Response:
 
 
 def _answer_database(request: Request, error: Exception) -> Response:
+    if is_disk_full(error):
+        log.error("disk full", error=str(error))
+        return _respond(
+            request,
+            DiskFull("the disk of the database is full; nothing of this request was stored, and nothing else is harmed"),
+        )
     log.error("database away", error=str(error))
     return _respond(request, Unavailable("the database cannot be reached; try again shortly", retry_after=5))

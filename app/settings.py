@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="How a log line is written.")
 
     max_body_bytes: int = Field(256 * 2**20, ge=1024, description="Largest request body, after decompression.")
+    max_requests_at_once: int = Field(256, ge=1, description="Requests that one API process has at work at once.")
     max_span_steps: int = Field(10_000_000, ge=1, description="Most steps that one series may span.")
     max_forecast_values: int = Field(20_000_000, ge=1, description="Most numbers (series x horizon x quantiles) in one answer.")
     max_horizon: int = Field(10_000, ge=1, description="Longest horizon that a training may ask for.")
@@ -35,6 +36,7 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(1, ge=1, description="Trainings that one worker runs at once.")
     training_threads: int = Field(1, ge=1, description="CPU threads of one training.")
     max_training_seconds: float = Field(3600.0, gt=0, description="Wall time after which a training is stopped and fails.")
+    checkpoint_seconds: float = Field(30.0, gt=0, description="Pause between two checkpoints of a training.")
     lease_seconds: float = Field(30.0, gt=0, description="How long a claimed training is its worker's without a heartbeat.")
     sweep_seconds: float = Field(5.0, gt=0, description="Pause between two sweeps for expired leases and stale hints.")
     hint_seconds: float = Field(30.0, gt=0, description="Age at which the hint of a queued training is sent again.")

@@ -144,6 +144,7 @@ class Training(Base):
     dataset_id: Mapped[int] = _reference("datasets.id", index=True)
     request: Mapped[dict[str, Any]]
     cutoff_step: Mapped[int]
+    data_revision: Mapped[str | None] = mapped_column(sa.String(64))
     status: Mapped[str] = mapped_column(sa.String(16))
     device_wanted: Mapped[str] = mapped_column(sa.String(8))
     hinted_at: Mapped[datetime | None]
@@ -181,6 +182,26 @@ class TrainingEvent(Base):
     seq: Mapped[int]
     kind: Mapped[str] = mapped_column(sa.String(16))
     data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class TrainingState(Base):
+    """What a training under way has learned so far, to go on from if its worker is lost; gone once it has ended.
+
+    `fingerprint` is that of the data it learned from: on other data it begins anew.
+    """
+
+    __tablename__ = "training_states"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    workspace_id: Mapped[int] = _reference("workspaces.id")
+    training_id: Mapped[int] = mapped_column(sa.ForeignKey("trainings.id", ondelete="CASCADE"), unique=True)
+    attempt: Mapped[int]
+    step: Mapped[int]
+    fingerprint: Mapped[str] = mapped_column(sa.String(64))
+    code_version: Mapped[str] = mapped_column(sa.String(32))
+    sha256: Mapped[str] = mapped_column(sa.String(64))
+    size_bytes: Mapped[int]
+    data: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary, nullable=False))
     created_at: Mapped[datetime]
 
 

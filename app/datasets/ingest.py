@@ -4,6 +4,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from app import faults
 from app.database import utc_now
 from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats, encode, is_absent, make_absent
 from app.datasets.observations import MAX_PLACES, Bools, Ints, Observations, refuse
@@ -54,6 +55,7 @@ def upsert(session: Session, dataset: Dataset, observations: Observations, on_co
     firsts_after, lasts_after = np.minimum(stock.firsts, placed.steps[firsts]), np.maximum(stock.lasts, placed.steps[ends])
     _check_span(observations, firsts_after, lasts_after, max_span_steps)
     inserted, updated = _merge(session, dataset, observations, placed, stock, on_conflict)
+    faults.reach("write.merged")
     stock.firsts, stock.lasts = firsts_after, lasts_after
     _write_series(session, stock)
     gaps = int((stock.lasts - stock.firsts + 1 - stock.counts).sum())

@@ -6,7 +6,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from app import contract
+from app import contract, faults
 from app.calendar import Grid
 from app.contract import parse_moment
 from app.datasets import answers, formats, ingest, openapi, reading, schemas, service
@@ -23,6 +23,7 @@ from app.dependencies import (
     demand,
 )
 from app.errors import InvalidRequest
+from app.idempotency import OnceNeeded
 from app.tables import NAME_PATTERN, Dataset
 
 router = APIRouter(prefix="/v1", tags=["datasets"])
@@ -110,6 +111,7 @@ def post_observations(
     session: WriteSession,
     caller: WriteCaller,
     settings: SettingsNeeded,
+    once: OnceNeeded,
     on_conflict: Annotated[
         schemas.OnConflict,
         Query(description="What becomes of a step that holds another value: replace it, keep it, or refuse the request (409)."),
@@ -117,9 +119,15 @@ def post_observations(
 ) -> schemas.Receipt:
     """Stores observations, all or none of them; the dataset is made if need be. Sending the same request twice changes nothing."""
     observations = formats.parse(body, request.headers.get("content-type", ""), columns, dataset)
-    held = service.open_dataset(session, caller.workspace_id, dataset)
-    receipt = ingest.upsert(session, held, observations, on_conflict, settings.max_span_steps)
-    session.commit()
+    with once.hold(session, caller.workspace_id) as first:
+        if first is not None:
+            return schemas.Receipt.model_validate(first)
+        held = service.open_dataset(session, caller.workspace_id, dataset)
+        receipt = ingest.upsert(session, held, observations, on_conflict, settings.max_span_steps)
+        once.keep(session, caller.workspace_id, 200, receipt)
+        faults.reach("write.flushed")
+        session.commit()
+    faults.reach("write.committed")
     return receipt
 
 

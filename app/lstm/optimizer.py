@@ -37,6 +37,16 @@ class Optimizer:
         for one in self._parameters:
             one.grad = None
 
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All that it remembers, for a training that is to go on later."""
+        parts = {**{f"state.{number}": tensors for number, tensors in enumerate(self._state)}, "steps": self._steps}
+        return {f"{part}.{index}": one for part, tensors in parts.items() for index, one in enumerate(tensors)}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `to_tensors`."""
+        for name, one in self.to_tensors().items():
+            one.copy_(tensors[name])
+
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         moved = [index for index, one in enumerate(self._parameters) if one.grad is not None]

@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import tracing
+from app import faults, tracing
 from app.database import Database
 from app.dependencies import (
     DatabaseNeeded,
@@ -24,6 +24,7 @@ from app.dependencies import (
     WriteSession,
 )
 from app.errors import NotFound
+from app.idempotency import OnceNeeded
 from app.security import Caller, Gate
 from app.tables import ENDED_STATUSES, NAME_PATTERN, Training, TrainingEvent
 from app.telemetry import log
@@ -45,24 +46,36 @@ def request_training(
     queue: QueueNeeded,
     caller: TrainCaller,
     model: ModelName,
+    once: OnceNeeded,
     body: TrainingInput | None = None,
 ) -> TrainingOutput:
-    """Queues a training; the model comes into being with its first one. `{}` trains an existing model as last time."""
+    """Queues a training; the model comes into being with its first one. `{}` trains an existing model as last time.
+
+    Where one waits or runs already for the same request on the same data, that one is the answer.
+    """
     wanted = body or TrainingInput()
-    training = service.request(
-        session,
-        caller.workspace_id,
-        model,
-        wanted.model_dump(mode="json"),
-        repeat=not wanted.model_fields_set,
-        max_horizon=settings.max_horizon,
-        request_id=request.scope["request_id"],
-        traceparent=tracing.current_traceparent(),
-    )
-    answer = _describe(session, [training])[0]
-    session.commit()
-    queue.send(training.public_id, training.device_wanted)
-    log.info("training requested", training_id=training.public_id, model=model)
+    with once.hold(session, caller.workspace_id) as first:
+        if first is not None:
+            response.headers["Location"] = f"/v1/trainings/{first['id']}"
+            return TrainingOutput.model_validate(first)
+        training, is_new = service.request(
+            session,
+            caller.workspace_id,
+            model,
+            wanted.model_dump(mode="json"),
+            repeat=not wanted.model_fields_set,
+            max_horizon=settings.max_horizon,
+            request_id=request.scope["request_id"],
+            traceparent=tracing.current_traceparent(),
+        )
+        answer = _describe(session, [training])[0]
+        once.keep(session, caller.workspace_id, 202, answer)
+        faults.reach("request.flushed")
+        session.commit()
+    faults.reach("request.committed")
+    if is_new:
+        queue.send(training.public_id, training.device_wanted)
+    log.info("training requested", training_id=training.public_id, model=model, new=is_new)
     response.headers["Location"] = f"/v1/trainings/{training.public_id}"
     return answer
 
