@@ -9,9 +9,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import tracing
+from app import quotas, tracing
 from app.database import Database
 from app.dependencies import (
+    AuditNeeded,
     DatabaseNeeded,
     GateNeeded,
     ModelName,
@@ -29,6 +30,7 @@ from app.tables import ENDED_STATUSES, NAME_PATTERN, Training, TrainingEvent
 from app.telemetry import log
 from app.training import service
 from app.training.schemas import HistoryItem, HistoryOutput, ProgressOutput, TrainingInput, TrainingList, TrainingOutput
+from app.training.streams import Streams
 
 router = APIRouter(prefix="/v1", tags=["trainings"])
 Name = Annotated[str | None, Query(pattern=NAME_PATTERN)]
@@ -48,6 +50,7 @@ def request_training(
 ) -> TrainingOutput:
     """Queues a training; the model comes into being with its first one. `{}` trains an existing model as last time."""
     wanted = body or TrainingInput()
+    quotas.check_training(session, settings, caller.workspace_id)
     training = service.request(
         session,
         caller.workspace_id,
@@ -55,6 +58,7 @@ def request_training(
         wanted.model_dump(mode="json"),
         repeat=not wanted.model_fields_set,
         max_horizon=settings.max_horizon,
+        max_network_weights=settings.max_network_weights,
         request_id=request.scope["request_id"],
         traceparent=tracing.current_traceparent(),
     )
@@ -96,10 +100,11 @@ def get_training(session: ReadSession, caller: ReadCaller, training: str) -> Tra
 
 
 @router.post("/trainings/{training}/cancel", status_code=202)
-def cancel_training(session: WriteSession, caller: TrainCaller, training: str) -> TrainingOutput:
+def cancel_training(session: WriteSession, caller: TrainCaller, audit: AuditNeeded, training: str) -> TrainingOutput:
     """A queued one ends at once, a running one within two seconds. 409 once it has ended."""
     found = service.get_training(session, caller.workspace_id, training)
     service.cancel(session, found)
+    audit.note(session, caller, "cancel training", training)
     answer = _describe(session, [found])[0]
     session.commit()
     return answer
@@ -119,7 +124,14 @@ def find_training(database: DatabaseNeeded, caller: ReadCaller, training: str) -
         return service.get_training(session, caller.workspace_id, training).public_id
 
 
-@router.get("/trainings/{training}/events", response_class=EventSourceResponse)
+async def hold_stream(request: Request, caller: ReadCaller) -> AsyncIterator[None]:
+    """A place among the workspace's streams, until this one has ended."""
+    streams: Streams = request.app.state.streams
+    with streams.hold(caller.workspace_id):
+        yield
+
+
+@router.get("/trainings/{training}/events", dependencies=[Depends(hold_stream)], response_class=EventSourceResponse)
 async def stream_events(
     database: DatabaseNeeded,
     settings: SettingsNeeded,

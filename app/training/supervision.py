@@ -41,7 +41,7 @@ def supervise(
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
     ours, theirs = processes.Pipe()
-    process = processes.Process(target=child.run, args=(theirs,), daemon=True)
+    process = processes.Process(target=child.run, args=(theirs, settings.max_training_bytes), daemon=True)
     process.start()
     theirs.close()
     threading.Thread(target=_send, args=(ours, order), daemon=True).start()  # a child that hangs must not hang us
