@@ -6,6 +6,7 @@ What is refused here never becomes a request; it is answered and closed by hand.
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import httptools
 import orjson
@@ -15,7 +16,10 @@ from app.errors import EngramError, HeadTooLarge, RequestTimeout, TooManyConnect
 from app.settings import Settings
 from app.telemetry import log
 
-ANSWER = "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n{more}connection: close\r\n\r\n"
+ANSWER = (
+    "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n"
+    "x-content-type-options: nosniff\r\nx-request-id: {request_id}\r\n{more}connection: close\r\n\r\n"
+)
 
 
 def make_protocol(settings: Settings) -> type[asyncio.Protocol]:
@@ -111,11 +115,20 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: EngramError) -> None:
         self._end_head()
-        body = orjson.dumps(error.to_problem())
+        problem = {**error.to_problem(), "instance": self._tell_path(), "request_id": uuid4().hex}
+        log.info("refused before it was a request", slug=error.slug, request_id=problem["request_id"])
+        body = orjson.dumps(problem)
         more = f"retry-after: {error.facts['retry_after']}\r\n" if "retry_after" in error.facts else ""
-        answer = ANSWER.format(status=error.status, title=error.title, length=len(body), more=more)
+        answer = ANSWER.format(
+            status=error.status, title=error.title, length=len(body), request_id=problem["request_id"], more=more
+        )
         self.transport.write(answer.encode() + body)
         self.transport.close()
+
+    def _tell_path(self) -> str:
+        """As far as it has come; never the query, which may be what is too large."""
+        url: bytes = getattr(self, "url", b"")
+        return url.partition(b"?")[0][:1024].decode("ascii", "replace")
 
     def _give_up(self) -> None:
         log.warning("the client does not take its answer; the connection is closed")

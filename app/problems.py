@@ -1,5 +1,6 @@
 """Errors -> application/problem+json (RFC 9457): ours, FastAPI's own 422, Starlette's 404 and 405, and the database's absence."""
 
+import re
 from typing import Any
 
 import orjson
@@ -131,13 +132,22 @@ def _answer_starlette(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return _respond(request, NotFound(f"there is no {path}; /docs lists the paths"))
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(_list_methods(request)) or (error.headers or {}).get("Allow", "")
         response = _respond(request, MethodNotAllowed(f"{path} does not take {request.method}; it takes {allowed}"))
         response.headers["Allow"] = allowed
         return response
     if error.status_code < 500:
         return _respond(request, BadRequest(str(error.detail)))
     return _respond(request, InternalError("an unexpected error; the log has it under this request_id"))
+
+
+def _list_methods(request: Request) -> list[str]:
+    """What the path takes, by the OpenAPI document: the router itself tells only the methods of the first operation on it."""
+    found: set[str] = set()
+    for path, operations in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.url.path):
+            found |= operations.keys()
+    return sorted(method.upper() for method in found)
 
 
 def _answer_data(request: Request, error: Exception) -> Response:
