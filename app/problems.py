@@ -110,14 +110,16 @@ def _respond(request: Request, error: EngramError) -> Response:
 
 
 def _answer_ours(request: Request, error: Exception) -> Response:
-    assert isinstance(error, EngramError)
+    if not isinstance(error, EngramError):
+        raise error  # FastAPI gives each handler its own kind
     if error.status >= 500:
         log.error("problem", slug=error.slug, detail=error.detail, exc_info=error)
     return _respond(request, error)
 
 
 def _answer_validation(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+    if not isinstance(error, RequestValidationError):
+        raise error
     if any(
         isinstance(one.get("input"), bytes) for one in error.errors()
     ):  # FastAPI parses a body only if it says that it is JSON
@@ -127,7 +129,8 @@ def _answer_validation(request: Request, error: Exception) -> Response:
 
 
 def _answer_starlette(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+    if not isinstance(error, HTTPException):
+        raise error
     path = request.url.path
     if error.status_code == 404:
         return _respond(request, NotFound(f"there is no {path}; /docs lists the paths"))

@@ -44,7 +44,7 @@ TYPES = {
     "arrow": contract.ARROW,
 }
 HANG_SECONDS = 10.0
-START_SECONDS = 20.0
+START_SECONDS = 180.0
 OUTCOMES = ("accepted", "refused", "unforeseen")
 RECORD = struct.Struct("<QQQQ")
 OPTIONS = (ColumnOptions(), ColumnOptions(ignore_others=True))

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app import contract, quotas
 from app.calendar import Grid
 from app.contract import parse_moment
-from app.datasets import answers, formats, ingest, openapi, reading, schemas, service
+from app.datasets import answers, erasing, formats, ingest, openapi, reading, schemas, service
 from app.datasets.bounds import Bounds
 from app.datasets.columns import ColumnOptions
 from app.datasets.store import SeriesRow
@@ -179,11 +179,15 @@ def delete_observations(
     start: Start = None,
     end: End = None,
 ) -> schemas.Deletion:
-    """Deletes the observations of some series, all of them or those from `start` to `end`, both inclusive."""
-    found = service.get_dataset(session, caller.workspace_id, dataset)
+    """Deletes the observations of some series from `start` to `end`, both inclusive; without both the series themselves, with the
+    kept backtests of them. Versions that were learned from them stay: `engram erase` lists them."""
+    found = service.get_dataset(session, caller.workspace_id, dataset, hold=start is None and end is None)
     rows = service.select_series(session, found.id, series, None)
     first, last = _read_range(service.grid_of(found), start, end)
-    deleted = reading.delete_observations(session, found, rows, first, last)
+    if start is None and end is None:
+        deleted = erasing.erase_series(session, rows)
+    else:
+        deleted = reading.delete_observations(session, found, rows, first, last)
     audit.note(session, caller, "delete observations", dataset, ",".join(row.name for row in rows))
     session.commit()
     return schemas.Deletion(deleted=deleted)
