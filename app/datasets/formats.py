@@ -6,6 +6,7 @@ does not. Rows of Parquet and Arrow are counted from 1, lines of NDJSON from 1.
 
 import csv
 import io
+from collections import Counter
 from typing import Literal
 
 import numpy as np
@@ -61,9 +62,8 @@ def _read(media_type: str, body: bytes, options: ColumnOptions, default_series: 
 
 def _read_csv(body: bytes, options: ColumnOptions, default_series: str, bounds: Bounds) -> Observations:
     bounds.check_rows(body.count(b"\n") - 1)  # before a reader makes rows of them, if only blank ones
+    header, first_row = _read_header(body, bounds)
     bounds.check_cells(body.count(b","))
-    header, first_row = _read_header(body)
-    bounds.check_columns(len(header))
     roles = recognise(header, options)
     try:
         frame = pl.read_csv(io.BytesIO(body), infer_schema=False)
@@ -85,7 +85,7 @@ def _read_csv(body: bytes, options: ColumnOptions, default_series: str, bounds: 
     return read_columns(frame, roles, default_series, rows)
 
 
-def _read_header(body: bytes) -> tuple[list[str], int]:
+def _read_header(body: bytes, bounds: Bounds) -> tuple[list[str], int]:
     """(names, the row they stand in)."""
     start = len(body) - len(body.lstrip(b"\r\n"))
     row = body.count(b"\n", 0, start) + 1
@@ -105,7 +105,8 @@ def _read_header(body: bytes) -> tuple[list[str], int]:
         raise refuse(
             [{"row": row, "detail": "expected a header with the names of the columns, found nothing: the body is empty"}], 1
         )
-    twice = sorted({name for name in header if header.count(name) > 1})
+    bounds.check_columns(len(header))
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise refuse([{"row": row, "column": name[:80], "detail": "two columns have this name"} for name in twice], len(twice))
     return header, row
@@ -130,16 +131,28 @@ def _find_ragged(body: bytes, width: int) -> InvalidObservations | None:
     places: list[Place] = []
     total = row = 0
     try:
-        for row, fields in enumerate(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline="")), 1):
+        text = io.TextIOWrapper(
+            io.BytesIO(body), "utf-8-sig", newline=""
+        )  # as it is read: the whole as text is four times as much
+        for row, fields in enumerate(csv.reader(text), 1):
             if len(fields) not in (0, width):
                 total += 1
                 if total <= MAX_PLACES:
                     places.append({"row": row, "detail": f"expected {width} fields, found {len(fields)}"})
     except csv.Error as error:
         return refuse([{"row": row + 1, "detail": f"this row could not be read: {error}"}], 1)
-    except UnicodeDecodeError as error:
-        return _refuse_encoding(body, error.start)
+    except UnicodeDecodeError:
+        return _refuse_encoding(body, _find_undecodable(body))
     return refuse(places, total) if places else None
+
+
+def _find_undecodable(body: bytes) -> int:
+    """Where the first byte stands that is no UTF-8."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return len(body)
 
 
 def _refuse_encoding(body: bytes, at: int) -> InvalidObservations:
