@@ -10,9 +10,10 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 import sqlalchemy.exc
@@ -21,7 +22,7 @@ from sqlalchemy.orm import Session
 from app.database import Database, utc_now
 from app.errors import PepperMissing, Unauthorized
 from app.settings import Settings
-from app.tables import ApiKey
+from app.tables import ApiKey, Workspace
 from app.telemetry import log
 
 DEFAULT_WORKSPACE_ID = 1
@@ -42,6 +43,10 @@ class Caller:
     workspace_id: int
     scopes: frozenset[str]
     key_id: int | None
+    actor: str = "anybody"
+    """As the audit log names it: a key's prefix."""
+    limits: dict[str, Any] | None = field(default=None, hash=False)
+    """The workspace's own, if it has any (app/quotas.py)."""
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
@@ -102,8 +107,9 @@ def has_keys(session: Session | sa.Connection) -> bool:
 
 _HAS_KEYS = sa.select(sa.exists(sa.select(ApiKey.id)))
 _FIND = sa.select(
-    *(ApiKey.id, ApiKey.workspace_id, ApiKey.prefix, ApiKey.digest, ApiKey.scopes, ApiKey.expires_at, ApiKey.revoked_at)
-)
+    *(ApiKey.id, ApiKey.workspace_id, ApiKey.prefix, ApiKey.digest, ApiKey.scopes, ApiKey.expires_at, ApiKey.revoked_at),
+    Workspace.limits,
+).join(Workspace, Workspace.id == ApiKey.workspace_id)
 _FIND_BY_PREFIX = _FIND.where(ApiKey.prefix == sa.bindparam("prefix"))
 _FIND_BY_ID = _FIND.where(ApiKey.id == sa.bindparam("id"))
 
@@ -143,7 +149,7 @@ class Gate:
         if not _is_usable(row.revoked_at, row.expires_at):
             raise Unauthorized(f"the key {prefix} expired at {row.expires_at:%Y-%m-%dT%H:%M:%SZ}")
         self._uses.note(row.id)
-        caller = self._met[found] = Caller(row.workspace_id, frozenset(row.scopes), row.id)
+        caller = self._met[found] = Caller(row.workspace_id, frozenset(row.scopes), row.id, row.prefix, row.limits)
         return caller
 
     def recall(self, authorization: str | None) -> Caller | None:

@@ -25,7 +25,9 @@ from tests.conftest import AIR_CSV, PEPPER, QUICK, Client
 DOCUMENT = create_app(Settings()).openapi()
 OPEN = {("GET", "/health/live"), ("GET", "/health/ready")}
 """What needs no key."""
-LISTS = {("GET", path) for path in ("/v1/datasets", "/v1/models", "/v1/trainings", "/v1/keys", "/v1/system", "/metrics")}
+LISTS = {
+    ("GET", path) for path in ("/v1/datasets", "/v1/models", "/v1/trainings", "/v1/keys", "/v1/audit", "/v1/system", "/metrics")
+}
 """What names nothing of anybody: each caller gets their own."""
 BEGINNINGS = {("PUT", "/v1/datasets/{dataset}"), ("POST", "/v1/datasets/{dataset}/observations"), ("POST", "/v1/keys")}
 """What makes something under a name that may be taken in another workspace."""

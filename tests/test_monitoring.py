@@ -162,7 +162,14 @@ def test_a_bounded_number_of_models_is_told(client: Client, database: Database, 
     with database.write() as session:
         for age, name in enumerate(("newest", "middle", "oldest")):
             training, _ = service.request(
-                session, 1, name, {**DEFAULTS, "dataset": "air", "horizon": 3}, repeat=False, max_horizon=9, request_id=""
+                session,
+                1,
+                name,
+                {**DEFAULTS, "dataset": "air", "horizon": 3},
+                repeat=False,
+                max_horizon=9,
+                max_network_weights=10**9,
+                request_id="",
             )
             version = monitoring.Version(
                 workspace_id=1,

@@ -177,7 +177,7 @@ def _refuse_conflict(observations: Observations, placed: Placed, rows: Ints, old
         for row, label, value in zip(rows.tolist(), labels, old, strict=False)
     ]
     listed = refuse(places, len(rows))
-    return Conflict(f"{listed.detail}; with on_conflict=replace the new values would take their place", errors=listed.errors)
+    return Conflict(f"{listed.detail}; with on_conflict=replace the new values would take their place", errors=listed.errors)  # noqa: S608 - words for a person, no SQL
 
 
 def write_chunks(session: Session, dataset: Dataset, ids: Ints, numbers: Ints, chunks: Floats) -> None:

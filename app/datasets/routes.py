@@ -6,13 +6,15 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from app import contract, faults
+from app import contract, faults, quotas
 from app.calendar import Grid
 from app.contract import parse_moment
-from app.datasets import answers, formats, ingest, openapi, reading, schemas, service
+from app.datasets import answers, erasing, formats, ingest, openapi, reading, schemas, service
+from app.datasets.bounds import Bounds
 from app.datasets.columns import ColumnOptions
 from app.datasets.store import SeriesRow
 from app.dependencies import (
+    AuditNeeded,
     PageNeeded,
     ReadCaller,
     ReadSession,
@@ -22,15 +24,14 @@ from app.dependencies import (
     choose_media_type,
     demand,
 )
-from app.errors import InvalidRequest
+from app.errors import AnswerTooLarge
 from app.idempotency import OnceNeeded
 from app.tables import NAME_PATTERN, Dataset
 
 router = APIRouter(prefix="/v1", tags=["datasets"])
 
-MAX_JSON_OBSERVATIONS = 1_000_000
-MAX_OBSERVATIONS = 20_000_000
-"""Most observations of one answer; of more a range, or some of the series, must be asked for."""
+JSON_SHARE = 20
+"""A JSON answer takes so many times the memory of one in arrays, and may hold so many times less."""
 
 DatasetName = Annotated[str, Path(pattern=NAME_PATTERN, description="Begins with a letter or digit; up to 64 of a-z 0-9 . _ -")]
 Start = Annotated[
@@ -79,10 +80,12 @@ def get_dataset(dataset: DatasetName, session: ReadSession, caller: ReadCaller) 
 
 @router.patch("/datasets/{dataset}")
 def patch_dataset(
-    dataset: DatasetName, body: schemas.DatasetPatch, session: WriteSession, caller: WriteCaller
+    dataset: DatasetName, body: schemas.DatasetPatch, session: WriteSession, caller: WriteCaller, audit: AuditNeeded
 ) -> schemas.DatasetOut:
     """Renames or describes a dataset. Models keep to it under its new name."""
     found = service.patch_dataset(session, caller.workspace_id, dataset, name=body.name, description=body.description)
+    if found.name != dataset:
+        audit.note(session, caller, "rename dataset", dataset, found.name)
     answer = _to_answers(session, [found])[0]
     session.commit()
     return answer
@@ -93,12 +96,14 @@ def delete_dataset(
     dataset: DatasetName,
     session: WriteSession,
     caller: WriteCaller,
+    audit: AuditNeeded,
     cascade: Annotated[bool, Query(description="Delete the versions learned from it as well.")] = False,
 ) -> None:
     """Deletes a dataset with all its observations. 409 while versions learned from it exist, unless `cascade`, which needs `train` too."""
     if cascade:
         demand(caller, "train")
     service.delete_dataset(session, caller.workspace_id, dataset, cascade=cascade)
+    audit.note(session, caller, "delete dataset with its models" if cascade else "delete dataset", dataset)
     session.commit()
 
 
@@ -118,12 +123,13 @@ def post_observations(
     ] = "replace",
 ) -> schemas.Receipt:
     """Stores observations, all or none of them; the dataset is made if need be. Sending the same request twice changes nothing."""
-    observations = formats.parse(body, request.headers.get("content-type", ""), columns, dataset)
+    observations = formats.parse(body, request.headers.get("content-type", ""), columns, dataset, Bounds.of(settings))
     with once.hold(session, caller.workspace_id) as first:
         if first is not None:
             return schemas.Receipt.model_validate(first)
         held = service.open_dataset(session, caller.workspace_id, dataset)
         receipt = ingest.upsert(session, held, observations, on_conflict, settings.max_span_steps)
+        quotas.charge_observations(session, settings, caller.workspace_id, len(body))
         once.keep(session, caller.workspace_id, 200, receipt)
         faults.reach("write.flushed")
         session.commit()
@@ -152,6 +158,7 @@ def get_observations(
     request: Request,
     session: ReadSession,
     caller: ReadCaller,
+    settings: SettingsNeeded,
     series: Annotated[
         list[str] | None, Query(description="Ids of series, the parameter repeated; all of them if not given.")
     ] = None,
@@ -164,7 +171,8 @@ def get_observations(
     rows = service.select_series(session, found.id, series, None)
     grid = service.grid_of(found) if rows else Grid("step")
     first, last = _read_range(grid, start, end) if rows else (None, None)
-    _check_size(rows, first, last, MAX_JSON_OBSERVATIONS if media_type == contract.JSON else MAX_OBSERVATIONS)
+    most = settings.max_answer_observations
+    _check_size(rows, first, last, most // JSON_SHARE if media_type == contract.JSON else most)
     stored = reading.read_observations(session, rows, first, last)
     return Response(answers.write(stored, grid, media_type), media_type=media_type)
 
@@ -174,15 +182,21 @@ def delete_observations(
     dataset: DatasetName,
     session: WriteSession,
     caller: WriteCaller,
+    audit: AuditNeeded,
     series: Annotated[list[str], Query(description="Ids of series, the parameter repeated.")],
     start: Start = None,
     end: End = None,
 ) -> schemas.Deletion:
-    """Deletes the observations of some series, all of them or those from `start` to `end`, both inclusive."""
-    found = service.get_dataset(session, caller.workspace_id, dataset)
+    """Deletes the observations of some series from `start` to `end`, both inclusive; without both the series themselves, with the
+    kept backtests of them. Versions that were learned from them stay: `engram erase` lists them."""
+    found = service.get_dataset(session, caller.workspace_id, dataset, hold=start is None and end is None)
     rows = service.select_series(session, found.id, series, None)
     first, last = _read_range(service.grid_of(found), start, end)
-    deleted = reading.delete_observations(session, found, rows, first, last)
+    if start is None and end is None:
+        deleted = erasing.erase_series(session, rows)
+    else:
+        deleted = reading.delete_observations(session, found, rows, first, last)
+    audit.note(session, caller, "delete observations", dataset, ",".join(row.name for row in rows))
     session.commit()
     return schemas.Deletion(deleted=deleted)
 
@@ -223,8 +237,8 @@ def _check_size(rows: list[SeriesRow], first: int | None, last: int | None, most
     low, high = float("-inf") if first is None else first, float("inf") if last is None else last
     count = sum(min(max(min(row.last_step or 0, high) - max(row.first_step or 0, low) + 1, 0), row.count) for row in rows)
     if count > most:
-        raise InvalidRequest(
+        raise AnswerTooLarge(
             f"the answer could hold {count:.0f} observations, at most {most} are given at once; ask for fewer series, for a range with start "
-            "and end, or for CSV, Parquet or Arrow",
+            "and end, or for CSV, Parquet or Arrow (ENGRAM_MAX_ANSWER_OBSERVATIONS)",
             max_observations=most,
         )

@@ -180,9 +180,13 @@ def grid_of(dataset: Dataset) -> Grid:
     return Grid(dataset.freq, dataset.phase_us, dataset.time_zone)
 
 
-def select_series(session: Session, dataset_id: int, names: list[str] | None, prefix: str | None) -> list[SeriesRow]:
-    """The series that hold observations, ordered by name: those of `names` (None: all) that begin with `prefix`. Raises NotFound."""
-    statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, Series.count > 0, *_begins_with(prefix or ""))
+def select_series(
+    session: Session, dataset_id: int, names: list[str] | None, prefix: str | None, *, with_empty: bool = False
+) -> list[SeriesRow]:
+    """The series that hold observations (`with_empty`: or did), ordered by name: those of `names` (None: all) that begin with `prefix`.
+    Raises NotFound."""
+    held = [] if with_empty else [Series.count > 0]
+    statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, *held, *_begins_with(prefix or ""))
     statement = statement.order_by(Series.name)
     if names is None:
         return [SeriesRow(*row) for row in session.execute(statement)]

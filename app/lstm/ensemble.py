@@ -15,6 +15,7 @@ from app.lstm.prior import Prior
 from app.lstm.scaling import Scaling
 from app.lstm.windows import Floats
 
+
 class Ensemble:
     """Immutable."""
 

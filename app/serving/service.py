@@ -13,7 +13,7 @@ from app.contract import parse_moment
 from app.database import Database
 from app.datasets import service as datasets
 from app.datasets.store import SeriesRow
-from app.errors import ContextTooShort, HorizonTooLong, InvalidRequest, NoTrainedVersion, OffGrid, Place, QuantileOutOfRange
+from app.errors import AnswerTooLarge, ContextTooShort, HorizonTooLong, NoTrainedVersion, OffGrid, Place, QuantileOutOfRange
 from app.lstm.config import MAX_CONTEXT_LENGTH
 from app.registry import service as registry
 from app.serving.cache import Forecasters
@@ -181,7 +181,7 @@ def check_size(target: Target, series: int, settings: Settings) -> None:
     """Refuses an answer of more numbers than one answer may have."""
     values = series * target.horizon * (len(target.quantile_levels) + 1)
     if values > settings.max_forecast_values:
-        raise InvalidRequest(
+        raise AnswerTooLarge(
             f"the answer would hold {values} numbers, at most {settings.max_forecast_values} are given at once "
             "(ENGRAM_MAX_FORECAST_VALUES); ask for fewer series or quantile levels, page it, or take NDJSON or CSV, which stream",
             expected=settings.max_forecast_values,

@@ -63,7 +63,7 @@ def supervise(
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
     ours, theirs = processes.Pipe()
-    process = processes.Process(target=child.run, args=(theirs,), daemon=True)
+    process = processes.Process(target=child.run, args=(theirs, settings.max_training_bytes), daemon=True)
     try:
         process.start()
     except (OSError, EOFError) as error:
