@@ -178,7 +178,7 @@ class Parts:
         self._port = self._service.http.base_url.port
         for name in self._names[1:]:
             self._start(name)
-        self._keeper = threading.Thread(target=self._keep)
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._keeper.start()
         return self
 
@@ -190,7 +190,7 @@ class Parts:
     def begin_chaos(self, broker: EmbeddedBroker | RedisBroker) -> None:
         """Workers and API are replaced by ones with fault points armed, as they are killed."""
         self._broker = broker
-        self._killer = threading.Thread(target=self._kill)
+        self._killer = threading.Thread(target=self._kill, daemon=True)
         self._killer.start()
 
     def end_chaos(self) -> Counter[str]:
