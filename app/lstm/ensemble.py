@@ -12,6 +12,7 @@ from app.lstm.inputs import Inputs, Preparation
 from app.lstm.network import Network, answer_of_prior
 from app.lstm.prior import Prior
 from app.lstm.scaling import Scaling
+from app.lstm.stack import Stack
 from app.lstm.windows import Floats
 
 LEAST_CHANGE = 0.02
@@ -27,6 +28,7 @@ class Ensemble:
         self.networks = [network.eval() for network in networks]
         self.device = device
         self._prepare = Preparation(config, prior, device)
+        self._stack: Stack | None = None
         self._middle = config.quantile_levels.index(0.5)
 
     @property
@@ -51,9 +53,11 @@ class Ensemble:
 
     def _ask(self, contexts: Floats) -> tuple[Floats, Floats, Scaling, Inputs]:
         """What the nets and the prior say in the windows' units, both [B, H, Q]; what undoes these; the windows."""
-        inputs, scaling = self._prepare(contexts)
         with torch.inference_mode():
-            each = torch.stack([network(inputs) for network in self.networks])  # [nets, B, H, Q]
+            if self._stack is None:
+                self._stack = Stack(self.networks)
+            inputs, scaling = self._prepare(contexts)
+            each = self._stack(inputs)  # [nets, B, H, Q]
             prior = answer_of_prior(inputs, self._middle)  # [B, H, Q]
         return to_numpy(each.double().mean(0)), to_numpy(prior.double()), scaling, inputs
 
