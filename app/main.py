@@ -17,7 +17,8 @@ from app.queue import Queue
 from app.registry import routes as registry
 from app.security import Gate
 from app.serving import routes as serving
-from app.serving.cache import Forecasters
+from app.serving.door import Door
+from app.serving.engine import Engine
 from app.settings import Settings
 from app.training import routes as training
 
@@ -40,9 +41,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.numbers = DatabaseNumbers(app.state.database, settings)
         app.state.gate = Gate(app.state.database, settings)
         app.state.queue = Queue(settings)
-        app.state.forecasters = Forecasters(settings.forecaster_cache_bytes)
+        app.state.engine = Engine(app.state.database, settings)
         yield
-        app.state.forecasters.close()
+        app.state.engine.close()
         app.state.queue.close()
         app.state.gate.close()
         app.state.database.close()
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     for room in (datasets, registry, training, serving, keys):
         app.include_router(room.router, responses=problems.KEY_RESPONSES)
     app.include_router(operation.router)
+    app.add_middleware(Door)
     app.add_middleware(PlainBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(Authentication)
     app.add_middleware(RequestContext)

@@ -43,7 +43,7 @@ async def read_body(request: Request) -> bytes:
     return await request.body()
 
 
-def choose_columns(
+async def choose_columns(
     series_column: Annotated[str | None, Query(max_length=256, description="The column that holds the series id.")] = None,
     timestamp_column: Annotated[str | None, Query(max_length=256, description="The column that holds the timestamp.")] = None,
     value_column: Annotated[str | None, Query(max_length=256, description="The column that holds the value.")] = None,
