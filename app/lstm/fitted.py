@@ -78,7 +78,9 @@ class FittedBases:
         self._horizon = horizon
         length_smoothed = min(SMOOTHED, length)
         self._simple = tabulate(ALPHAS).cut(length_smoothed, device)
-        self._fades = self._simple.fade(length_smoothed + horizon + 1)
+        fades = self._simple.fade(length_smoothed + horizon)  # [A, T + H]
+        self._fades = slide(fades[:, :length_smoothed], length_smoothed)  # [A, T, T]
+        self._fades_ahead = fades.unfold(1, horizon, 1)  # [A, T + 1, H]
         self._holt = DampedHolt(length_smoothed, horizon, device)
         ranked = [(rank, m) for rank, m in enumerate(season_lengths) if length // m >= 2]
         self._seasons = ranked or [(0, 1)]
@@ -125,30 +127,32 @@ class FittedBases:
         values = (values - start) * begun  # [N, T], zero up to the first observation
         count = begun.cumsum(1)  # [N, T]
         judged = mask * (count > UNJUDGED).float()  # [N, T]
-        ahead, rms = self._smooth_with_drift(values, begun, count, judged)
+        ahead, rms = self._smooth_with_drift(values, begun, first, judged)
         if not self._is_quick:
             damped, damped_rms = self._holt(values, first, judged)
             ahead, rms = torch.cat([ahead, damped.unsqueeze(0)]), torch.cat([rms, damped_rms.unsqueeze(0)])
         return ahead + start, rms
 
-    def _smooth_with_drift(self, values: Tensor, begun: Tensor, count: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
+    def _smooth_with_drift(self, values: Tensor, begun: Tensor, first: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
         """Forecasts [3, N, H] and rms [3, N] of the dynamic theta model (Fiorucci et al., 2016) with none of its drift, with
         half of it, and with the share that errs least, which has a closed form."""
-        alpha, fades = self._simple.alpha, self._fades  # [A, 1], [A, T + H + 1]
+        alpha = self._simple.alpha  # [A, 1]
         N, T = values.shape
+        count = begun.cumsum(1)  # [N, T]
         intercept, slope = run_regression(values, begun, count)  # [N, T] each, as of each step
         errors = (values @ self._simple.errors.flatten(1)).view(N, -1, T).transpose(0, 1)  # [A, N, T]
-        drift = find_drift(fades[:, count[:, :-1].long()], intercept[:, :-1], slope[:, :-1], alpha)  # [A, N, T - 1]
+        fades = self._fades.index_select(1, first[:, 0])  # [A, N, T], as of the step before each
+        drift = find_drift(fades[..., 1:], intercept[:, :-1], slope[:, :-1], alpha)  # [A, N, T - 1]
         drift = torch.nn.functional.pad(drift, (1, 0))  # [A, N, T]
         drift_judged = drift * judged  # [A, N, T]
-        see = (errors**2 * judged).sum(-1)  # [A, N]
+        see = (errors * errors * judged).sum(-1)  # [A, N]
         sed = (errors * drift_judged).sum(-1)
         sdd = (drift * drift_judged).sum(-1)
         share = (sed / sdd.clamp(min=1e-9)).clamp(0, 1)  # [A, N]
 
         level = (values @ self._simple.level).T  # [A, N]
-        later = count[:, -1:].long() + torch.arange(self._horizon, device=values.device)  # [N, H]
-        ahead = find_drift(fades[:, later], intercept[:, -1:], slope[:, -1:], alpha)  # [A, N, H]
+        fades = self._fades_ahead.index_select(1, T - first[:, 0])  # [A, N, H]
+        ahead = find_drift(fades, intercept[:, -1:], slope[:, -1:], alpha)  # [A, N, H]
         ahead = ahead + alpha.unsqueeze(-1) * (ahead.cumsum(-1) - ahead)  # the level goes along
         squares = torch.stack([see, see - sed + 0.25 * sdd, see - 2 * share * sed + share**2 * sdd])  # [3, A, N]
         weights, rms = weigh_constants(squares, judged.sum(1))  # [3, A, N], [3, N]
@@ -180,19 +184,16 @@ class DampedHolt:
         states = torch.zeros(2, D, C, blocks, T)  # level and trend at the end of each block from all values
         for block in range(blocks):
             end = (block + 1) * BLOCK
-            states[0, :, :, block, :end], states[1, :, :, block, :end] = (
-                levels[0, ..., :end].flip(-1),
-                trends[0, ..., :end].flip(-1),
-            )
+            for number, part in enumerate((levels, trends)):
+                states[number, :, :, block, :end] = part[0, ..., :end].flip(-1)
         self._within = within.flatten(1, 2).contiguous().to(device)  # [D, C * b, b]
         self._states = states.transpose(0, 1).flatten(1, 3).contiguous().to(device)  # [D, 2 * C * blocks, T]
         self._starts = errors[1:, ..., :BLOCK, None, None].contiguous().to(device)  # [2, D, C, b, 1, 1]
         self._shape = (D, C, BLOCK, blocks)
         damping = torch.tensor(dampings, dtype=torch.float64).unsqueeze(1)  # [D, 1]
         self._fade = (damping ** torch.arange(T + 1)).float().to(device)  # [D, T + 1]
-        self._path = (
-            torch.nn.functional.pad((damping ** torch.arange(1, T + 1)).cumsum(1), (1, 0)).float().to(device)
-        )  # [D, T + 1]
+        path = torch.nn.functional.pad((damping ** torch.arange(1, length)).cumsum(1), (1, 0))  # [D, length]
+        self._paths = slide(path, length).float().to(device)  # [D, length, length]
         self._ahead = (damping ** torch.arange(1, horizon + 1)).cumsum(1).float().to(device)  # [D, H]
 
     def __call__(self, values: Tensor, first: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,24 +202,20 @@ class DampedHolt:
         D, C, b, blocks = self._shape
         later = (first + FIRST_SLOPE).clamp(max=T - 1)  # [N, 1]
         slope = values.gather(1, later) / (later - first).clamp(min=1)  # [N, 1]
-        lags = (torch.arange(T, device=values.device) - first).clamp(min=0)  # [N, T]
-        bent = (
-            torch.nn.functional.pad(values - slope * self._path[:, lags], (self._lead, 0)).transpose(1, 2).contiguous()
-        )  # [D, T, N]
+        paths = self._paths.index_select(1, first[:, 0])  # [D, N, T]
+        bent = torch.nn.functional.pad(values - slope * paths, (self._lead, 0)).transpose(1, 2).contiguous()  # [D, T, N]
         states = (self._states @ bent).view(D, 2, C, 1, blocks, N)
         parts = bent.view(D, blocks, b, N).transpose(1, 2).reshape(D, b, -1)  # [D, b, blocks * N]
         errors = (self._within @ parts).view(D, C, b, blocks, N)
-        errors[..., 1:, :].addcmul_(states[:, 0, ..., :-1, :], self._starts[0]).addcmul_(
-            states[:, 1, ..., :-1, :], self._starts[1]
-        )
+        for number in (0, 1):
+            errors[..., 1:, :].addcmul_(states[:, number, ..., :-1, :], self._starts[number])
         weight = torch.nn.functional.pad(judged, (self._lead, 0)).T.reshape(blocks, b, N).transpose(0, 1)  # [b, blocks, N]
-        squares = (errors.square_() * weight).view(D * C, b * blocks, N).sum(1)  # [D * C, N]
+        squares = errors.square_().mul_(weight).view(D * C, b * blocks, N).sum(1)  # [D * C, N]
         weights, rms = weigh_constants(squares, judged.sum(1))  # [D * C, N], [N]
         level, trend = (weights.view(D, 1, C, N) * states[:, :, :, 0, -1]).sum(2).unbind(1)  # [D, N] each
         share = weights.view(D, C, N).sum(1) * slope.T  # [D, N], of each damping in the path
-        last = lags[:, -1]  # [N]
-        level = level + share * self._path[:, last]  # [D, N]
-        trend = trend + share * self._fade[:, last]  # [D, N]
+        level = level + share * paths[..., -1]  # [D, N]
+        trend = trend + share * self._fade.index_select(1, T - 1 - first[:, 0])  # [D, N]
         return level.sum(0).unsqueeze(1) + trend.T @ self._ahead, rms
 
 
@@ -272,11 +269,18 @@ def tabulate_holt(constants: tuple[tuple[float, float, float], ...]) -> tuple[Te
     return errors, levels, trends
 
 
+def slide(table: Tensor, length: int) -> Tensor:
+    """What a table [..., T] by steps since the first observation says of each step, by the place of that one: [..., T, length].
+    Whole rows are taken from it, which is many times faster than element by element."""
+    led = torch.cat([table[..., :1].expand(*table.shape[:-1], length - 1), table], -1)
+    return led.unfold(-1, length, 1).flip(-2).contiguous()
+
+
 def find_drift(fades: Tensor, intercept: Tensor, slope: Tensor, alpha: Tensor) -> Tensor:
     """What a line through the past adds to a smoothed level: fades [A, N, T] = (1 - alpha)^n, line [N, T] -> [A, N, T]."""
     alpha = alpha.unsqueeze(-1)  # [A, 1, 1]
-    steady = slope / alpha  # [A, N, T]
-    return fades * (intercept - (1 - alpha) * steady) + steady
+    transient = torch.addcmul(intercept, slope, 1 - 1 / alpha)  # [A, N, T], less what is steady and has faded
+    return torch.addcmul(slope / alpha, fades, transient)
 
 
 def run_regression(values: Tensor, begun: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
