@@ -4,6 +4,8 @@ Rows are turned into columns by C loops (map, itemgetter): a model for each row 
 body is refused does Python look at its rows one by one, to name those that are wrong.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from operator import itemgetter
@@ -11,7 +13,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import orjson
-import polars as pl
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -23,6 +24,7 @@ from app.datasets.observations import MAX_PLACES, Bools, Ints, Observations, Ref
 from app.datasets.schemas import check_freq
 from app.datasets.store import SERIES_ID
 from app.errors import InvalidObservations, Place
+from app.frames import pl
 from app.problems import from_validation
 
 NUMBERS = {float, int, type(None)}

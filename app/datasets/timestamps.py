@@ -1,14 +1,16 @@
 """Timestamps as clients write them -> integers: RFC 3339 text, dates, datetimes of any unit, and the integers of `step` datasets."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-import polars as pl
 
 from app.calendar import DAY_US, MAX_STEP
 from app.datasets.observations import Bools, Ints
+from app.frames import pl
 from app.zones import END_US, FIRST_US, FIRST_YEAR, LAST_YEAR, SECOND_US
 
 DATE, CLOCK = "[0-9]{4}-[0-9]{2}-[0-9]{2}", "[0-9]{2}:[0-9]{2}:[0-9]{2}"

@@ -73,13 +73,16 @@ class Ensemble:
     @classmethod
     def from_tensors(cls, config: Config, tensors: Mapping[str, Tensor], device: torch.device) -> "Ensemble":
         """The inverse; raises RuntimeError where names or shapes do not fit."""
-        prior = Prior().requires_grad_(False)
-        prior.load_state_dict(select(tensors, "prior."))
+        with torch.device("meta"):
+            prior = Prior()
+        prior.load_state_dict(select(tensors, "prior."), assign=True)
+        prior.requires_grad_(False)
         prepare = Preparation(config, prior, torch.device("cpu"))
         networks = []
         for number in range(config.nets):
-            network = Network(config, prepare.feature_count, prepare.base_count)
-            network.load_state_dict(select(tensors, f"nets.{number}."))
+            with torch.device("meta"):  # no weights are drawn only to be thrown away
+                network = Network(config, prepare.feature_count, prepare.base_count)
+            network.load_state_dict(select(tensors, f"nets.{number}."), assign=True)
             networks.append(network.to(device))
         return cls(config, prior, networks, device)
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -52,10 +53,9 @@ class Preparation:
     def __init__(self, config: Config, prior: Prior, device: torch.device) -> None:
         self.config = config
         self.device = device
-        self.prior = copy.deepcopy(prior).to(device)
+        self.prior = prior if device.type == "cpu" else copy.deepcopy(prior).to(device)
         R, H = config.history_length, config.horizon
-        self._fixed = FixedBases(R, H, config.season_lengths, device)
-        self._fitted = FittedBases(R, H, config.season_lengths, FITTED if config.bases == "all" else QUICK, device)
+        self._fixed, self._fitted = lay_bases(R, H, config.season_lengths, config.bases, device)
         self.base_names = (*self._fixed.names, *self._fitted.names)
         self._caution = CAUTION if len(config.season_lengths) < 2 else 0.0
         self._consenting = slice(len(self._fixed.names), None)
@@ -153,6 +153,15 @@ class Preparation:
 
     def to_tensor(self, array: "Floats | np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
+
+
+@lru_cache(maxsize=16)
+def lay_bases(
+    length: int, horizon: int, season_lengths: tuple[int, ...], bases: str, device: torch.device
+) -> tuple[FixedBases, FittedBases]:
+    """Tables and nothing that is learned: most versions of a service have the same."""
+    kinds = FITTED if bases == "all" else QUICK
+    return FixedBases(length, horizon, season_lengths, device), FittedBases(length, horizon, season_lengths, kinds, device)
 
 
 def blend(logits: Tensor, bases: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Forecasts as bytes: JSON straight from arrays, and tables with one row a step."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Iterator
 from functools import lru_cache
@@ -7,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import orjson
-import polars as pl
 
 from app.calendar import Grid
 from app.contract import ARROW, CSV, JSON, NDJSON, PARQUET
+from app.frames import pl
 from app.serving.service import Forecasts, Target
 
 MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
