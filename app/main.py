@@ -8,6 +8,7 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from app import __version__, operation, problems
+from app.combining import Combiner
 from app.database import Database
 from app.datasets import routes as datasets
 from app.keys import routes as keys
@@ -41,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.numbers = DatabaseNumbers(app.state.database, settings)
         app.state.gate = Gate(app.state.database, settings)
         app.state.queue = Queue(settings)
+        app.state.combiner = Combiner(app.state.database)
         app.state.engine = Engine(app.state.database, settings)
         yield
         app.state.engine.close()

@@ -382,12 +382,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--models", type=int, default=1000)
+    parser.add_argument("--models", type=int, default=1000, help="0 leaves memory and cold versions out")
+    parser.add_argument("--folder", type=Path, help="where the trained model is kept for another run")
     arguments = parser.parse_args()
     core = max(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prepare(folder)
+        folder = (arguments.folder or Path(name)).absolute()
+        if not (folder / "artifact").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            prepare(folder)
         os.sched_setaffinity(0, {core})
         busy = os.getloadavg()[0]
         print(
@@ -395,7 +398,8 @@ def main() -> None:
         )
         measure_speed(folder, arguments.seconds, arguments.rounds)
         measure_many(folder, arguments.rounds)
-        measure_memory(folder, arguments.models)
+        if arguments.models:
+            measure_memory(folder, arguments.models)
 
 
 if __name__ == "__main__":

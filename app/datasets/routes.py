@@ -8,11 +8,13 @@ from sqlalchemy.orm import Session
 
 from app import contract
 from app.calendar import Grid
+from app.combining import Combiner
 from app.contract import parse_moment
 from app.datasets import answers, formats, ingest, openapi, reading, schemas, service
 from app.datasets.columns import ColumnOptions
 from app.datasets.store import SeriesRow
 from app.dependencies import (
+    DatabaseNeeded,
     PageNeeded,
     ReadCaller,
     ReadSession,
@@ -36,6 +38,15 @@ Start = Annotated[
     str | None, Query(max_length=64, description="First timestamp, inclusive (RFC 3339; an integer where freq is step).")
 ]
 End = Annotated[str | None, Query(max_length=64, description="Last timestamp, inclusive.")]
+
+
+COMBINED_BYTES = 16_384
+"""A smaller body shares its transaction with others that come at the same time."""
+
+
+async def get_combiner(request: Request) -> Combiner:
+    combiner: Combiner = request.app.state.combiner
+    return combiner
 
 
 async def read_body(request: Request) -> bytes:
@@ -107,7 +118,8 @@ def post_observations(
     request: Request,
     body: Annotated[bytes, Depends(read_body)],
     columns: Annotated[ColumnOptions, Depends(choose_columns)],
-    session: WriteSession,
+    database: DatabaseNeeded,
+    combiner: Annotated[Combiner, Depends(get_combiner)],
     caller: WriteCaller,
     settings: SettingsNeeded,
     on_conflict: Annotated[
@@ -117,9 +129,16 @@ def post_observations(
 ) -> schemas.Receipt:
     """Stores observations, all or none of them; the dataset is made if need be. Sending the same request twice changes nothing."""
     observations = formats.parse(body, request.headers.get("content-type", ""), columns, dataset)
-    held = service.open_dataset(session, caller.workspace_id, dataset)
-    receipt = ingest.upsert(session, held, observations, on_conflict, settings.max_span_steps)
-    session.commit()
+
+    def store(session: Session) -> schemas.Receipt:
+        held = service.open_dataset(session, caller.workspace_id, dataset)
+        return ingest.upsert(session, held, observations, on_conflict, settings.max_span_steps)
+
+    if len(body) <= COMBINED_BYTES:
+        return combiner.run(store)
+    with database.write() as session:
+        receipt = store(session)
+        session.commit()
     return receipt
 
 
