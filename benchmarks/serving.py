@@ -150,8 +150,13 @@ def resident(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6
 
 
+def cpu_seconds(pid: int) -> float:
+    """What all threads of a process have used."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
 @contextmanager
-def run_ours(folder: Path, name: str, **settings: str) -> Iterator[tuple[int, int]]:
+def run_ours(folder: Path, **settings: str) -> Iterator[tuple[int, int]]:
     """(port, pid) of `engram api` on the folder's database."""
     port = find_port()
     command = [sys.executable, "-m", "app.cli", "api", f"--port={port}"]
@@ -210,17 +215,24 @@ class Measured:
         self.seconds, self.rounds = seconds, rounds
         self.rates: dict[str, list[float]] = {}
         self.latencies: dict[str, list[float]] = {}
+        self.costs: dict[str, list[float]] = {}
 
-    def run(self, things: dict[str, tuple[int, Requests, int]]) -> None:
-        """name -> (port, requests, clients): one warm-up each, then in turn, `rounds` times."""
-        for port, make, clients in things.values():
+    def run(self, things: dict[str, tuple[tuple[int, int], Requests, int]]) -> None:
+        """name -> ((port, pid), requests, clients): one warm-up each, then in turn, `rounds` times."""
+        for (port, _), make, clients in things.values():
             asyncio.run(ask(port, make, clients, min(1.0, self.seconds)))
         for _ in range(self.rounds):
-            for name, (port, make, clients) in things.items():
-                begin = time.perf_counter()
+            for name, ((port, pid), make, clients) in things.items():
+                begin, before = time.perf_counter(), cpu_seconds(pid)
                 latencies = asyncio.run(ask(port, make, clients, self.seconds))
                 self.rates.setdefault(name, []).append(len(latencies) / (time.perf_counter() - begin))
+                self.costs.setdefault(name, []).append((cpu_seconds(pid) - before) / len(latencies))
                 self.latencies.setdefault(name, []).extend(latencies)
+
+    def cost(self, name: str, of: str) -> str:
+        """The server's CPU for a request over that of the other, which other work on the machine disturbs less than rates."""
+        ratios = [one / other for one, other in zip(self.costs[name], self.costs[of], strict=True)]
+        return f"CPU {statistics.median(ratios):.2f}x"
 
     def ratio(self, name: str, of: str) -> str:
         """Of the rates, round by round: median (lowest .. highest)."""
@@ -250,35 +262,52 @@ def measure_speed(folder: Path, seconds: float, rounds: int) -> None:
     ports = [find_port(), find_port()]
     uvicorn = [sys.executable, "-m", "uvicorn", "--log-level=error"]
     with (
-        serve([*uvicorn, f"--port={ports[0]}", "no_op:app"], ports[0], "/", folder),
-        serve([*uvicorn, f"--port={ports[1]}", "naive:app"], ports[1], "/", folder, BENCH_ARTIFACT=str(folder / "artifact")),
-        run_ours(folder, "ours") as (ours, _),
-        run_ours(folder, "uncached", ENGRAM_ANSWER_CACHE_BYTES="0") as (uncached, _),
+        serve([*uvicorn, f"--port={ports[0]}", "no_op:app"], ports[0], "/", folder) as no_op_process,
+        serve(
+            [*uvicorn, f"--port={ports[1]}", "naive:app"], ports[1], "/", folder, BENCH_ARTIFACT=str(folder / "artifact")
+        ) as other,
+        run_ours(folder) as ours,
+        run_ours(folder, ENGRAM_ANSWER_CACHE_BYTES="0") as uncached,
     ):
+        plain, naive = (ports[0], no_op_process.pid), (ports[1], other.pid)
         no_op: Requests = lambda _: request("GET", "/")  # noqa: E731
         found = Measured(seconds, rounds)
         found.run(
             {
-                "no-op": (ports[0], no_op, CLIENTS),
+                "no-op": (plain, no_op, CLIENTS),
                 "inline": (ours, lambda n: contexts[n % BODIES], CLIENTS),
                 "stored": (ours, lambda n: stored[n % 100], CLIENTS),
                 "stored, cache off": (uncached, lambda n: stored[n % 100], CLIENTS),
-                "naive": (ports[1], lambda n: naive_contexts[n % BODIES], CLIENTS),
+                "naive": (naive, lambda n: naive_contexts[n % BODIES], CLIENTS),
             }
         )
         found.run(
             {
-                "no-op, 1 client": (ports[0], no_op, 1),
+                "no-op, 1 client": (plain, no_op, 1),
                 "inline, 1 client": (ours, lambda n: contexts[n % BODIES], 1),
                 "pairs": (ours, pairs, 1),
             }
         )
         print(f"\nno-op: {statistics.median(found.rates['no-op']):.0f} requests/s of {CLIENTS} clients")
-        rows = [("inline context, 16 clients, of the no-op", found.ratio("inline", "no-op"), "0.40")]
+        rows = [
+            (
+                "inline context, 16 clients, of the no-op",
+                f"{found.ratio('inline', 'no-op')} {found.cost('inline', 'no-op')}",
+                "0.40",
+            )
+        ]
         p50 = [found.percentile(name, 0.5) for name in ("inline, 1 client", "no-op, 1 client")]
         rows.append(("inline context, 1 client, p50 over the no-op's", f"{p50[0] / p50[1]:.1f} ({p50[0] * 1e3:.2f} ms)", "6"))
-        rows.append(("stored, unchanged, of the no-op", found.ratio("stored", "no-op"), "0.60"))
-        rows.append(("stored, answer cache off, of the no-op", found.ratio("stored, cache off", "no-op"), "0.30"))
+        rows.append(
+            ("stored, unchanged, of the no-op", f"{found.ratio('stored', 'no-op')} {found.cost('stored', 'no-op')}", "0.60")
+        )
+        rows.append(
+            (
+                "stored, answer cache off, of the no-op",
+                f"{found.ratio('stored, cache off', 'no-op')} {found.cost('stored, cache off', 'no-op')}",
+                "0.30",
+            )
+        )
         halves = [rate / 2 for rate in found.rates["pairs"]]
         found.rates["pairs of two"] = halves
         rows.append(
@@ -297,7 +326,7 @@ def measure_speed(folder: Path, seconds: float, rounds: int) -> None:
 
 def measure_many(folder: Path, rounds: int) -> None:
     """1,000 stored series in one request, after a new point of each, so that neither answer nor context is kept."""
-    with run_ours(folder, "many", ENGRAM_ANSWER_CACHE_BYTES="0", ENGRAM_CONTEXT_CACHE_BYTES="0") as (port, _):
+    with run_ours(folder, ENGRAM_ANSWER_CACHE_BYTES="0", ENGRAM_CONTEXT_CACHE_BYTES="0") as (port, _):
         http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300)
         body = {"series": [f"s{number:04}" for number in range(SERIES)]}
         seconds = []
@@ -320,7 +349,7 @@ def measure_many(folder: Path, rounds: int) -> None:
 def measure_memory(folder: Path, models: int) -> None:
     """Resident memory, and what the first forecast of a version costs; `models` copies of the model under other names."""
     copy_models(folder, models)
-    with run_ours(folder, "memory") as (port, pid):
+    with run_ours(folder) as (port, pid):
         http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300)
         http.get("/v1/datasets").raise_for_status()
         idle = resident(pid)
@@ -375,7 +404,7 @@ def copy_models(folder: Path, models: int) -> None:
 
 def show(rows: Sequence[tuple[str, str, str]]) -> None:
     for name, text, floor in rows:
-        print(f"{name:<66} {text:<30} floor {floor}", flush=True)
+        print(f"{name:<66} {text:<44} floor {floor}", flush=True)
 
 
 def main() -> None:
