@@ -81,6 +81,8 @@ class Database:
         else:
             self.engine = sa.create_engine(target, pool_pre_ping=True, connect_args={"connect_timeout": 5, **SILENCE})
             event.listen(self.engine, "connect", _prepare_postgres)
+        self._file = self.sqlite_path
+        self._watch: sqlite3.Connection | None = None
         self._write_engine = self.engine.execution_options(immediate=True)
         self._read_engine = self._look_engine = self.engine
         if self.dialect == "postgresql":  # SQLite's transactions see one snapshot anyway
@@ -96,6 +98,20 @@ class Database:
         """The file, where there is one."""
         name = self.engine.url.database
         return Path(name) if self.dialect == "sqlite" and name and name != ":memory:" else None
+
+    def stamp(self) -> int | None:
+        """A number that changes with every commit of any process: what was read after it was taken stands as long as it is the same.
+        Takes a few microseconds and waits for nobody, so the event loop may ask, and only the loop. None where that is not known:
+        PostgreSQL has nothing like it, and a SQLite file may be busy."""
+        if self._file is None:
+            return None
+        try:
+            if self._watch is None:
+                self._watch = sqlite3.connect(self._file, timeout=0, isolation_level=None, check_same_thread=False)
+            stamp: int = self._watch.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.OperationalError:
+            return None
+        return stamp
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -116,6 +132,8 @@ class Database:
             yield session
 
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         self.engine.dispose()
 
 

@@ -76,8 +76,9 @@ class Authentication:
         if scope["type"] == "http" and not OPEN_PATHS.fullmatch(scope["path"]):
             gate: Gate = scope["app"].state.gate
             sent = Headers(scope=scope).get("authorization")
+            stamp = scope["stamp"] = gate.stamp()
             try:
-                scope["caller"] = await run_in_threadpool(gate.identify, sent)
+                scope["caller"] = gate.recognize(sent, stamp) or await run_in_threadpool(gate.identify, sent, stamp)
             except DATABASE_AWAY as error:
                 log.error("database away", error=str(error))
                 scope["caller"] = gate.recall(sent) if scope["path"] == "/metrics" else None

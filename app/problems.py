@@ -163,12 +163,14 @@ def _answer_data(request: Request, error: Exception) -> Response:
     return _respond(request, InvalidRequest("the request holds a value that cannot be stored"))
 
 
-def _answer_database(request: Request, error: Exception) -> Response:
+def from_database(error: Exception) -> EngramError:
+    """What one of DATABASE_AWAY is to the client; the log has what the database said."""
     if is_disk_full(error):
         log.error("disk full", error=str(error))
-        return _respond(
-            request,
-            DiskFull("the disk of the database is full; nothing of this request was stored, and nothing else is harmed"),
-        )
+        return DiskFull("the disk of the database is full; nothing of this request was stored, and nothing else is harmed")
     log.error("database away", error=str(error))
-    return _respond(request, Unavailable("the database cannot be reached; try again shortly", retry_after=5))
+    return Unavailable("the database cannot be reached; try again shortly", retry_after=5)
+
+
+def _answer_database(request: Request, error: Exception) -> Response:
+    return _respond(request, from_database(error))

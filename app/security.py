@@ -32,6 +32,8 @@ PEPPER_FILE = "key-pepper"
 USE_SECONDS = 60.0
 """A key's last use is written at most this often by each process."""
 CLOSE_SECONDS = 2.0
+MAX_KNOWN = 1_000
+"""Callers that are remembered until something is committed."""
 _HEADER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +((engram_[a-z0-9]{9})_[A-Za-z0-9_-]{43})")
 _STOP = None
 
@@ -115,22 +117,45 @@ _FIND_BY_ID = _FIND.where(ApiKey.id == sa.bindparam("id"))
 
 
 class Gate:
-    """One per process. No request is let in by what an earlier one found: what one process revokes is revoked in all of them."""
+    """One per process. No request is let in by what an earlier one found, unless nothing at all was committed since: what one
+    process revokes is revoked in all of them."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
         self._pepper: bytes | None = None
         self._met: dict[bytes, Caller] = {}
+        self._unchanged: dict[str | None, tuple[int, Caller, datetime | None]] = {}
         self._uses = _Uses(database)
 
-    def identify(self, authorization: str | None) -> Caller:
+    def stamp(self) -> int | None:
+        """The database's, to be taken before `recognize` and `identify`."""
+        return self._database.stamp()
+
+    def recognize(self, authorization: str | None, stamp: int | None) -> Caller | None:
+        """Whom `identify` found behind the header while the database bore the same stamp; None if it has to look again."""
+        known = self._unchanged.get(authorization)
+        if stamp is None or known is None or known[0] != stamp or not _is_usable(None, known[2]):
+            return None
+        if known[1].key_id is not None:
+            self._uses.note(known[1].key_id)
+        return known[1]
+
+    def identify(self, authorization: str | None, stamp: int | None = None) -> Caller:
         """The caller behind an Authorization header. Raises Unauthorized; PepperMissing where keys cannot be checked."""
+        caller, expires_at = self._look_up(authorization)
+        if stamp is not None:
+            if len(self._unchanged) >= MAX_KNOWN:
+                self._unchanged.clear()
+            self._unchanged[authorization] = stamp, caller, expires_at
+        return caller
+
+    def _look_up(self, authorization: str | None) -> tuple[Caller, datetime | None]:
         if authorization is None:
             with self._database.look() as connection:
                 if not self._is_open(connection):
                     raise Unauthorized("expected the header Authorization: Bearer <key>; whoever runs this service makes keys")
-            return ANYBODY
+            return ANYBODY, None
         sent = _HEADER.fullmatch(authorization)
         if sent is None:
             raise Unauthorized("Authorization: expected Bearer and a key of this service, engram_..., found something else")
@@ -150,7 +175,7 @@ class Gate:
             raise Unauthorized(f"the key {prefix} expired at {row.expires_at:%Y-%m-%dT%H:%M:%SZ}")
         self._uses.note(row.id)
         caller = self._met[found] = Caller(row.workspace_id, frozenset(row.scopes), row.id, row.prefix, row.limits)
-        return caller
+        return caller, row.expires_at
 
     def recall(self, authorization: str | None) -> Caller | None:
         """Whom `identify` found last, for the little that is to be said while it cannot look: nobody revokes a key meanwhile."""

@@ -99,6 +99,8 @@ class Settings(BaseSettings):
     broker_timeout_seconds: float = Field(1.0, gt=0, description="Longest wait for a connection to the broker.")
 
     forecaster_cache_bytes: int = Field(256 * 2**20, ge=0, description="Memory for loaded forecasters in one API process.")
+    answer_cache_bytes: int = Field(64 * 2**20, ge=0, description="Memory for finished forecasts in one API process.")
+    context_cache_bytes: int = Field(32 * 2**20, ge=0, description="Memory for the last values of series in one API process.")
     event_poll_seconds: float = Field(0.5, gt=0, description="Pause between two looks for new events of a training.")
 
     @field_validator("key_pepper")

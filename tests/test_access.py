@@ -15,7 +15,7 @@ from app.database import Base, Database, utc_now
 from app.keys import service
 from app.main import create_app
 from app.security import SCOPES, make_key, make_pepper
-from app.serving.cache import Forecasters
+from app.serving.engine import Engine
 from app.settings import Settings
 from app.tables import ApiKey
 from app.training.execution import Executor
@@ -252,7 +252,9 @@ def test_a_deleted_version_that_is_still_loaded_answers_for_nobody_else(house: H
         if name == "before":
             assert house.send(("DELETE", "/v1/models/{model}"), key).status_code == 204
     served = answer["forecasts"][0]["median"]
-    house.client.app.state.forecasters = Forecasters(2**20)
+    old = house.client.app.state.engine
+    house.client.app.state.engine = Engine(house.client.app.state.database, house.client.app.state.settings)
+    old.close()
     assert house.send(forecast, key).json()["forecasts"][0]["median"] == served
     house.client.key = None
 

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app import contract, faults, quotas
 from app.calendar import Grid
+from app.combining import Combiner
 from app.contract import parse_moment
 from app.datasets import answers, erasing, formats, ingest, openapi, reading, schemas, service
 from app.datasets.bounds import Bounds
@@ -15,6 +16,7 @@ from app.datasets.columns import ColumnOptions
 from app.datasets.store import SeriesRow
 from app.dependencies import (
     AuditNeeded,
+    DatabaseNeeded,
     PageNeeded,
     ReadCaller,
     ReadSession,
@@ -40,12 +42,21 @@ Start = Annotated[
 End = Annotated[str | None, Query(max_length=64, description="Last timestamp, inclusive.")]
 
 
+COMBINED_BYTES = 16_384
+"""A smaller body shares its transaction with others that come at the same time."""
+
+
+async def get_combiner(request: Request) -> Combiner:
+    combiner: Combiner = request.app.state.combiner
+    return combiner
+
+
 async def read_body(request: Request) -> bytes:
     """The whole body; the middleware has bounded and unpacked it."""
     return await request.body()
 
 
-def choose_columns(
+async def choose_columns(
     series_column: Annotated[str | None, Query(max_length=256, description="The column that holds the series id.")] = None,
     timestamp_column: Annotated[str | None, Query(max_length=256, description="The column that holds the timestamp.")] = None,
     value_column: Annotated[str | None, Query(max_length=256, description="The column that holds the value.")] = None,
@@ -113,7 +124,8 @@ def post_observations(
     request: Request,
     body: Annotated[bytes, Depends(read_body)],
     columns: Annotated[ColumnOptions, Depends(choose_columns)],
-    session: WriteSession,
+    database: DatabaseNeeded,
+    combiner: Annotated[Combiner, Depends(get_combiner)],
     caller: WriteCaller,
     settings: SettingsNeeded,
     once: OnceNeeded,
@@ -124,7 +136,9 @@ def post_observations(
 ) -> schemas.Receipt:
     """Stores observations, all or none of them; the dataset is made if need be. Sending the same request twice changes nothing."""
     observations = formats.parse(body, request.headers.get("content-type", ""), columns, dataset, Bounds.of(settings))
-    with once.hold(session, caller.workspace_id) as first:
+
+    def store(session: Session) -> schemas.Receipt:
+        first = once.find(session, caller.workspace_id)
         if first is not None:
             return schemas.Receipt.model_validate(first)
         held = service.open_dataset(session, caller.workspace_id, dataset)
@@ -132,7 +146,15 @@ def post_observations(
         quotas.charge_observations(session, settings, caller.workspace_id, len(body))
         once.keep(session, caller.workspace_id, 200, receipt)
         faults.reach("write.flushed")
-        session.commit()
+        return receipt
+
+    with once.alone(caller.workspace_id):
+        if len(body) <= COMBINED_BYTES:
+            receipt = combiner.run(store)
+        else:
+            with database.write() as session:
+                receipt = store(session)
+                session.commit()
     faults.reach("write.committed")
     return receipt
 

@@ -1,7 +1,7 @@
 """Datasets and their series, and the two ways in which the rest of the house reads what was observed. Flushes, never commits."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -192,15 +192,28 @@ def select_series(
         return [SeriesRow(*row) for row in session.execute(statement)]
     wanted = sorted({name for name in names if SERIES_ID.fullmatch(name)})
     rows = [SeriesRow(*row) for row in session.execute(statement.where(one_of(session, Series.name, wanted)))]
-    found = {row.name for row in rows}
-    absent = [name for name in dict.fromkeys(names) if name not in found and (not prefix or name.startswith(prefix))]
+    check_found([name for name in names if not prefix or name.startswith(prefix)], {row.name for row in rows})
+    return rows
+
+
+def find_series(session: Session, dataset_id: int, names: Iterable[str]) -> list[SeriesRow]:
+    """The series of these names that hold observations, in any order, with one SELECT; the others are left out."""
+    wanted = [name for name in names if SERIES_ID.fullmatch(name)]
+    statement = sa.select(*SERIES_ROW).where(
+        Series.dataset_id == dataset_id, Series.count > 0, one_of(session, Series.name, wanted)
+    )
+    return [SeriesRow(*row) for row in session.execute(statement)]
+
+
+def check_found(names: Sequence[str], found: Container[str]) -> None:
+    """Raises NotFound, which tells the names that were not found."""
+    absent = [name for name in dict.fromkeys(names) if name not in found]
     if absent:
         more = f" and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
         raise NotFound(
             f"the dataset holds no observations of series {', '.join(map(repr, absent[:MAX_NAMED]))}{more}",
             series=absent[:MAX_NAMED],
         )
-    return rows
 
 
 @dataclass(frozen=True)
