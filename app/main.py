@@ -8,6 +8,7 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from app import __version__, operation, problems
+from app.dashboard import routes as dashboard
 from app.database import Database
 from app.datasets import routes as datasets
 from app.keys import routes as keys
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     for room in (datasets, registry, training, serving, keys):
         app.include_router(room.router, responses=problems.KEY_RESPONSES)
     app.include_router(operation.router)
+    app.include_router(dashboard.router)
     app.add_middleware(PlainBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(Authentication)
     app.add_middleware(RequestContext)
