@@ -55,8 +55,6 @@ export function holeShapes(overview, dataset) {
   }));
 }
 
-export const missingSteps = (overview) => overview.values.filter((value) => value === null).length;
-
 /** Calls `refine(range)` a moment after somebody zoomed: [from, to] on the wall clock, or null for all. */
 export function onZoom(element, refine) {
   if (element.dataset.zooms) return;

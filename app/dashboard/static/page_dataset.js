@@ -5,12 +5,12 @@ import { draw, toPng } from "./chart.js";
 import { $, download, empty, facts, fill, h, table } from "./dom.js";
 import { watchDrops } from "./drop.js";
 import { ago, count, moment, number, plural, unit } from "./format.js";
-import { historyTraces, holeShapes, missingSteps, onZoom, readOverview } from "./history.js";
+import { historyTraces, holeShapes, onZoom, readOverview } from "./history.js";
 import { attempt, nameOfPage, onBack, toast } from "./shell.js";
 import { askToTrain } from "./train.js";
 
 const name = nameOfPage("Dataset");
-const PAGE = 50;
+const PAGE = 25;
 const state = { dataset: null, series: null, overview: null, cursors: [null], page: 0, prefix: "" };
 
 async function load() {

@@ -1,7 +1,7 @@
 // A model: what comes next and how sure that is, how it did on data it had not seen, which version serves, and how to ask for it.
 
 import { at, get, post, send } from "./api.js";
-import { blank, bandsOf, colour, draw, fanTraces, plotly, toPng } from "./chart.js";
+import { bandsOf, blank, colour, draw, fanTraces, toPng } from "./chart.js";
 import { $, $$, download, fill, h } from "./dom.js";
 import { ago, count, moment, number, percent, plural, unit, verdict, wall } from "./format.js";
 import { historyTraces, holeShapes, onZoom, readOverview } from "./history.js";
@@ -142,7 +142,7 @@ function backtestTraces(items, overview, dataset) {
   const zone = dataset.time_zone;
   const fans = items.flatMap((one, index) => fanTraces(one.timestamps.map((at_) => wall(at_, zone)), one, { legend: index === 0, text: number }));
   const x = items.flatMap((one) => one.timestamps.map((at_) => wall(at_, zone))), y = items.flatMap((one) => one.actual);
-  const dots = { x, y, type: "scatter", mode: "markers", marker: { color: colour("happened"), size: x.length > 200 ? 4 : 7, symbol: "circle", line: { color: colour("surface"), width: 1 } }, name: "What happened", text: y.map((value) => number(value)), hovertemplate: "<b>%{text}</b><extra>What happened</extra>" };
+  const dots = { x, y, type: "scatter", mode: "markers", marker: { color: colour("happened"), size: x.length > 60 ? 5 : 7, symbol: "circle", line: { color: colour("surface"), width: 1 } }, name: "What happened", text: y.map((value) => number(value)), hovertemplate: "<b>%{text}</b><extra>What happened</extra>" };
   return [...fans, ...historyTraces(overview, dataset, { text: number }), dots];
 }
 
@@ -182,10 +182,14 @@ async function choose(version) {
   await showAll();
 }
 
-const showAll = async () => { showCalibration(state); showSteps(state); await Promise.all([showForecast(), showBacktest()]); };
+async function showAll() {
+  const forecasts = Promise.all([showForecast(), showBacktest()]);  // asked before the chart library is read, which takes the browser a moment
+  showSteps(state);
+  showCalibration(state);
+  await forecasts;
+}
 
 async function begin() {
-  plotly().catch(() => {});
   await attempt($("#problem"), async () => {
     await load();
     showTables();

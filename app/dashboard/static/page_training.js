@@ -1,11 +1,10 @@
 // A training: how far it is, what it costs, what was chosen and why; its end, and the next one with changes.
 
-import { at, get, post } from "./api.js";
+import { Problem, at, get, post } from "./api.js";
 import { blank, colour, draw } from "./chart.js";
 import { $, $$, facts, fill, h, table } from "./dom.js";
 import { STATUS_TONES, ago, count, duration, moment, number, percent, verdict } from "./format.js";
 import { attempt, confirm, nameOfPage, onBack, openDialog, problemBox, toast } from "./shell.js";
-import { Problem } from "./api.js";
 import { pageOf, startTraining } from "./train.js";
 
 const id = nameOfPage(null);
@@ -173,7 +172,7 @@ function readForm() {
     if (text === "" || (kind === "choice" && text === field.dataset.default)) continue;
     const parts = text.split(",").map((part) => part.trim()).filter(Boolean);
     const value = { numbers: () => parts.map(Number), texts: () => parts, whole: () => Number(text), number: () => Number(text) }[kind]?.() ?? text;
-    if ((Array.isArray(value) ? value : [value]).some((one) => Number.isNaN(one))) throw new Problem({ title: "This field is not a number", detail: `${field.name.replaceAll("_", " ")}: expected ${kind === "numbers" ? "numbers, separated by commas" : "a number"}, found “${text}”.` });
+    if ((Array.isArray(value) ? value : [value]).some((one) => Number.isNaN(one))) throw new Problem({ title: "This field is not a number", type: "/problems/form", detail: `${field.name.split(".").at(-1).replaceAll("_", " ")}: expected ${kind === "numbers" ? "numbers, separated by commas" : "a number"}, found “${text}”.` });
     const path = field.name.split(".");
     const place = path.slice(0, -1).reduce((object, key) => (object[key] ??= {}), body);
     place[path.at(-1)] = value;

@@ -1,6 +1,6 @@
 // What every page has: theme, connection banner, key, confirmations, toasts, problems as sentences.
 
-import { connect, hasSession, send } from "./api.js";
+import { Problem, connect, hasSession, send } from "./api.js";
 import { $, $$, fill, h } from "./dom.js";
 
 const themeListeners = [];
@@ -34,7 +34,7 @@ export async function attempt(element, work) {
     return true;
   } catch (error) {
     if (error.name !== "AbortError") {
-      if (!error.slug) console.warn(error);
+      if (!(error instanceof Problem)) console.warn(error);
       fill(element, problemBox(error));
     }
     return false;
