@@ -11,14 +11,16 @@ from typing import Any
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.conftest import missing
 from tests.processes import Service, run_service
 
 CHROMIUM = os.environ.get("ENGRAM_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
-WAIT_MS = 15_000
+WAIT_MS = 40_000
+"""Long enough not to matter where the machine is busy with other tests."""
 AXE = Axe()
+expect.set_options(timeout=WAIT_MS)
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +96,7 @@ def drawn(page: Page, selector: str) -> list[dict[str, Any]]:
     return traces
 
 
-def wait_until(page: Page, condition: Callable[[], Any], seconds: float = 20.0) -> None:
+def wait_until(page: Page, condition: Callable[[], Any], seconds: float = WAIT_MS / 1000) -> None:
     """Polls from here: the pages' policy forbids Playwright's own way, which evaluates text in the page."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -22,7 +22,7 @@ export function showVersions(state, { onShow, onCompare, onPromoted }) {
   fill($("#versions"), table([
     { title: "Compare", of: (one) => h("input", { type: "checkbox", checked: state.compared.has(one.version), "aria-label": `Compare version ${one.version}`, onchange: (event) => onCompare(one.version, event.target) }) },
     { title: "Version", class: "nowrap", of: (one) => h("span", {}, h("button", { type: "button", class: "link", onclick: () => onShow(one.version) }, `Version ${one.version}`), " ", one.version === state.champion && h("span", { class: "chip good" }, "serves")) },
-    { title: "Skill", of: (one) => { const said = verdict(one.metrics); return h("span", { class: said.tone && `${said.tone}-text`, title: said.text }, h("span", { "aria-hidden": "true" }, `${said.mark} `), one.metrics.skill === null ? "not scored" : percent(one.metrics.skill)); } },
+    { title: "Skill", class: "nowrap", of: (one) => { const said = verdict(one.metrics); return h("span", { class: said.tone && `${said.tone}-text`, title: said.text }, h("span", { "aria-hidden": "true" }, `${said.mark} `), one.metrics.skill === null ? "not scored" : percent(one.metrics.skill)); } },
     { title: "MASE", number: true, hint: "Mean absolute scaled error", of: (one) => beside(...score(one, "mase")) },
     { title: "sMAPE", number: true, hint: "Symmetric mean absolute percentage error", of: (one) => beside(...score(one, "smape"), (value) => (value === null || value === undefined ? "–" : `${number(value, 3)} %`)) },
     { title: "WQL", number: true, hint: "Weighted quantile loss", of: (one) => beside(...score(one, "wql")) },
