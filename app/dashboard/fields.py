@@ -69,7 +69,7 @@ class FormField:
 
     @property
     def label(self) -> str:
-        return self.path.rpartition(".")[2].replace("_", " ")
+        return self.path.rpartition(".")[2].replace("_", " ").capitalize()
 
 
 def list_groups() -> list[tuple[str, list[FormField]]]:

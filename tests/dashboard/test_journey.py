@@ -135,10 +135,10 @@ def test_train_again_with_changes_then_roll_back_and_promote(visit: Visit, servi
     for field in dialog.locator("input, select").all():
         told = dialog.locator(f"[id='{field.get_attribute('aria-describedby')}']").inner_text()
         assert re.search(r"\w.+\. Default: .+\.", told), field.get_attribute("name")
-    dialog.get_by_label("max steps").fill("lots")
+    dialog.get_by_label("Max steps").fill("lots")
     dialog.get_by_role("button", name="Start training").click()
     expect(dialog.locator(".problem")).to_contain_text("expected a number")
-    dialog.get_by_label("max steps").fill("3")
+    dialog.get_by_label("Max steps").fill("3")
     dialog.get_by_role("button", name="Start training").click()
     page.wait_for_url(lambda url: first not in url)
     expect(page.locator("#state .chip")).to_have_text("succeeded", timeout=EXAMPLE_MS)

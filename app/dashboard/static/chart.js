@@ -33,6 +33,7 @@ async function render(element, make) {
   const { traces, layout } = make();
   const axis = {
     gridcolor: colour("grid"), linecolor: colour("line-strong"), tickcolor: colour("line-strong"), zeroline: false, automargin: true, ticks: "outside", ticklen: 4,
+    spikethickness: 1, spikecolor: colour("line-strong"), spikedash: "solid",
     tickfont: { size: 12, color: colour("quiet") },
   };
   const titled = (own) => ({ ...axis, ...own, title: { text: own?.title, standoff: 10, font: { size: 12, color: colour("quiet") } } });

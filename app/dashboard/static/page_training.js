@@ -34,7 +34,7 @@ function show() {
   facts($("#facts"), [
     ["Dataset", h("a", { href: `/datasets/${training.dataset}` }, training.dataset)], ["Horizon", count(training.request.horizon)],
     ["Series", training.data ? count(training.data.series) : null], ["Observations", training.data ? count(training.data.observations) : null],
-    ["Learns up to", training.data ? moment(training.data.cutoff, "", "UTC") : null],
+    ["Learns up to", training.data ? String(moment(training.data.cutoff, "", "UTC")).replace(" 00:00", "") : null],
     ["Step", progress.steps ? `${count(progress.step)} of ${count(progress.steps)}` : null], ["Attempt", training.attempt || null], ["Device", training.device],
     ["Loss", progress.loss === null ? null : number(progress.loss)], ["Validation loss", progress.validation_loss === null ? null : number(progress.validation_loss)],
     ["Time", training.started_at ? duration((end - Date.parse(training.started_at)) / 1000) : null],
@@ -97,7 +97,7 @@ function drawLoss() {
   }
   state.drawn = Date.now();
   const line = (name, field, hue, style = {}) => ({
-    x: points.map((one) => one.step), y: points.map((one) => one[field]), name, type: "scatter", mode: "lines", connectgaps: true, line: { color: colour(hue), width: 2, ...style },
+    x: points.map((one) => one.step), y: points.map((one) => one[field]), name, type: "scatter", mode: points.length < 4 ? "lines+markers" : "lines", connectgaps: true, marker: { size: 7 }, line: { color: colour(hue), width: 2, ...style },
     text: points.map((one) => number(one[field])), hovertemplate: `%{text}<extra>${name}</extra>`,
   });
   const changes = points.filter((one, index) => index && (one.phase !== points[index - 1].phase || one.attempt !== points[index - 1].attempt));
