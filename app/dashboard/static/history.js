@@ -2,7 +2,7 @@
 
 import { at, get } from "./api.js";
 import { colour } from "./chart.js";
-import { wall } from "./format.js";
+import { stepSeconds, unit, wall } from "./format.js";
 
 const POINTS_PER_PIXEL = 2;
 const MAX_SHADED = 120;
@@ -13,6 +13,14 @@ export function readOverview(dataset, series, width, range = null, signal = unde
   const edge = (value) => (value === undefined ? null : isTime ? String(value).slice(0, 19).replace(" ", "T") : Math.round(value));
   const query = { series, max_points: Math.max(400, Math.round(width * POINTS_PER_PIXEL)), start: edge(range?.[0]), end: edge(range?.[1]) };
   return get(at("datasets", dataset.name, "overview"), query, { signal });
+}
+
+/** The x axis of a dataset: its unit and time zone, and no ticks between two steps. */
+export function timeAxis(dataset, steps) {
+  if (dataset.freq === "step") return { title: "step", dtick: steps <= 10 ? 1 : undefined };
+  const seconds = stepSeconds(dataset.freq);
+  const one = seconds >= 2_592_000 ? `M${Math.round(seconds / 2_629_800)}` : seconds * 1000;
+  return { title: `${unit(dataset.freq, false)} (${dataset.time_zone})`, ...(steps <= 10 && seconds >= 86_400 ? { dtick: one } : {}) };
 }
 
 /** The line through what was observed; single points between two holes get a mark, since no line goes through them. */

@@ -5,7 +5,7 @@ import { draw, toPng } from "./chart.js";
 import { $, download, empty, facts, fill, h, table } from "./dom.js";
 import { watchDrops } from "./drop.js";
 import { ago, count, moment, number, plural, unit } from "./format.js";
-import { historyTraces, holeShapes, onZoom, readOverview } from "./history.js";
+import { historyTraces, holeShapes, onZoom, readOverview, timeAxis } from "./history.js";
 import { attempt, nameOfPage, onBack, toast } from "./shell.js";
 import { askToTrain } from "./train.js";
 
@@ -71,7 +71,7 @@ async function redraw() {
     traces: historyTraces(overview, dataset, { text: number }),
     layout: {
       showlegend: false, shapes: holeShapes(overview, dataset),
-      xaxis: { title: dataset.freq === "step" ? "step" : `${unit(dataset.freq, false)} (${dataset.time_zone})`, ...(state.range ? { range: state.range } : { autorange: true }) },
+      xaxis: { ...timeAxis(dataset, overview.steps), ...(state.range ? { range: state.range } : { autorange: true }) },
       yaxis: { title: "value, in the data's unit", autorange: true },
     },
   }));

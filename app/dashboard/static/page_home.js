@@ -15,7 +15,7 @@ const chip = (text, tone = "") => h("span", { class: `chip ${tone}` }, text);
 
 async function look() {
   const [datasets, models, live, ended, system] = await Promise.all([
-    get("/v1/datasets", { limit: SHOWN }), get("/v1/models", { limit: SHOWN }), listLive(), get("/v1/trainings", { limit: 6 }), get("/v1/system"),
+    get("/v1/datasets", { limit: SHOWN }), get("/v1/models", { limit: SHOWN }), listLive(), get("/v1/trainings", { limit: 20 }), get("/v1/system"),
   ]);
   const isEmpty = !datasets.items.length && !models.items.length;
   const isInUse = state.running || (!$("#welcome").hidden && $("#welcome [data-stage]").childElementCount > 0);
@@ -25,6 +25,7 @@ async function look() {
   }
   showHealth(system);
   showLive(live);
+  ended.items = ended.items.filter((one) => one.finished_at).slice(0, 6);
   const stamp = JSON.stringify([datasets, models, ended.items.map((one) => [one.id, one.status])]);
   state.busy = live.length > 0;
   if (stamp === state.stamp) return;

@@ -1,10 +1,10 @@
 // A model: what comes next and how sure that is, how it did on data it had not seen, which version serves, and how to ask for it.
 
 import { at, get, post, send } from "./api.js";
-import { bandsOf, blank, colour, draw, fanTraces, toPng } from "./chart.js";
+import { bandsOf, blank, colour, draw, fanTraces, plotly, toPng } from "./chart.js";
 import { $, $$, download, fill, h } from "./dom.js";
-import { ago, count, moment, number, percent, plural, unit, verdict, wall } from "./format.js";
-import { historyTraces, holeShapes, onZoom, readOverview } from "./history.js";
+import { ago, count, moment, number, percent, plural, verdict, wall } from "./format.js";
+import { historyTraces, holeShapes, onZoom, readOverview, timeAxis } from "./history.js";
 import { makePicker } from "./picker.js";
 import { attempt, nameOfPage, onBack, toast } from "./shell.js";
 import { snippets } from "./snippets.js";
@@ -41,6 +41,7 @@ function showHead() {
   horizon.max = version?.horizon ?? 1;
   if (!state.horizon || state.horizon > horizon.max) state.horizon = version?.horizon ?? null;
   horizon.value = state.horizon ?? "";
+  for (const control of [select, horizon, $("#csv"), $("#png")]) control.disabled = !version;
 }
 
 const bodyOf = () => ({
@@ -52,7 +53,8 @@ const bodyOf = () => ({
 async function showForecast() {
   const version = shownVersion();
   if (!version || !state.series) {
-    blank($("#fan"), version ? "The dataset has no series any more." : h("span", {}, "No version yet. ", h("a", { href: "/" }, "Its training"), " shows how far it is."));
+    const [training] = version ? [] : (await get("/v1/trainings", { model: name, limit: 1 })).items;
+    blank($("#fan"), version ? "The dataset has no series any more." : h("span", {}, "No version yet. ", training && h("a", { href: pageOf(training) }, "Its training"), training && " shows how far it is."));
     return;
   }
   showCode();
@@ -92,7 +94,7 @@ async function drawFan(zoomed = null) {
     traces: [...fanTraces(x, forecast, { from, text: number }), ...historyTraces(overview, dataset, { text: number })],
     layout: {
       shapes: [...holeShapes(overview, dataset), { type: "line", xref: "x", yref: "paper", x0: wall(forecast.cutoff, zone), x1: wall(forecast.cutoff, zone), y0: 0, y1: 1, line: { color: colour("line-strong"), width: 1, dash: "dot" } }],
-      xaxis: { title: dataset.freq === "step" ? "step" : `${unit(dataset.freq, false)} (${zone})`, ...(range ? { range: widen(range) } : { autorange: true }) },
+      xaxis: { ...timeAxis(dataset, overview.steps + x.length), ...(range ? { range: widen(range) } : { autorange: true }) },
       yaxis: { title: "value, in the data's unit", ...fitY(overview, forecast, range, zone) }, showlegend: true,
     },
   }));
@@ -131,7 +133,7 @@ async function showBacktest() {
     const start = typeof first === "string" ? wall(new Date(Date.parse(first) - span).toISOString().slice(0, 19) + "Z", zone) : first - span;
     const end = wall(items.map((one) => one.timestamps.at(-1)).sort((a, b) => (a < b ? -1 : 1)).at(-1), zone);
     const overview = await readOverview(dataset, state.series, element.clientWidth || 900, [start, end]);
-    await draw(element, () => ({ traces: backtestTraces(items, overview, dataset), layout: { shapes: cutoffLines(items, zone), xaxis: { title: dataset.freq === "step" ? "step" : `${unit(dataset.freq, false)} (${zone})`, range: widen([start, end]) }, yaxis: { title: "value, in the data's unit", autorange: true }, showlegend: true } }));
+    await draw(element, () => ({ traces: backtestTraces(items, overview, dataset), layout: { shapes: cutoffLines(items, zone), xaxis: { ...timeAxis(dataset, overview.steps), range: widen([start, end]) }, yaxis: { title: "value, in the data's unit", autorange: true }, showlegend: true } }));
     note.textContent = describeBacktest(items);
   });
 }
@@ -196,6 +198,7 @@ async function begin() {
     picker ||= makePicker($("#series"), $("#series-options"), state.model.dataset, pickSeries);
     picker.set(state.series ?? "");
     performance.mark("interactive");
+    setTimeout(() => plotly().catch(() => {}));  // reading it takes the browser a moment
     await showAll();
   });
 }

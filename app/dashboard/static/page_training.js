@@ -16,6 +16,9 @@ const state = { training: null, points: [], source: null, drawn: 0 };
 
 async function load() {
   state.training = await get(at("trainings", id));
+  const { status, request: { device } } = state.training;
+  const { devices } = status === "queued" ? await get("/v1/system") : { devices: null };
+  state.nobody = devices && (device === "auto" ? !devices.length : !devices.includes(device)) ? (device === "auto" ? "any device" : device) : null;
   const history = await get(at("trainings", id, "history"));
   state.points = history.items;
   show();
@@ -52,7 +55,7 @@ function show() {
 function sentence(training) {
   const said = verdict(training.metrics);
   return {
-    queued: `Asked for ${ago(training.created_at)}; it begins as soon as a worker is free.`,
+    queued: state.nobody ? `No worker for ${state.nobody} is there: it waits until one is started (engram worker), and begins by itself then.` : `Asked for ${ago(training.created_at)}; it begins as soon as a worker is free.`,
     running: PHASES[state.points.at(-1)?.phase] ? `${PHASES[state.points.at(-1).phase]}.` : "A worker has it.",
     succeeded: `Version ${training.version}. ${said.text}.`,
     failed: "No version came of it; what served before serves on.",
@@ -96,21 +99,29 @@ function drawLoss() {
     return;
   }
   state.drawn = Date.now();
-  const line = (name, field, hue, style = {}) => ({
-    x: points.map((one) => one.step), y: points.map((one) => one[field]), name, type: "scatter", mode: points.length < 4 ? "lines+markers" : "lines", connectgaps: true, marker: { size: 7 }, line: { color: colour(hue), width: 2, ...style },
-    text: points.map((one) => number(one[field])), hovertemplate: `%{text}<extra>${name}</extra>`,
-  });
-  const changes = points.filter((one, index) => index && (one.phase !== points[index - 1].phase || one.attempt !== points[index - 1].attempt));
-  const phase = (one) => (one.attempt > 1 ? `attempt ${one.attempt}: ` : "") + (one.phase === "fit" ? "fit" : one.phase);
+  const last = points.at(-1), now = points.filter((one) => one.attempt === last.attempt), before = points.filter((one) => one.attempt !== last.attempt);
+  const phases = now.filter((one, index) => !index || one.phase !== now[index - 1].phase);
   $("#loss-note").textContent = "Quantile loss on scaled values: lower is better. Where the validation loss rises while the training loss falls, the network learns by heart; the best weights are kept.";
   draw($("#loss"), () => ({
-    traces: [line("Training loss", "loss", "median"), line("Validation loss", "validation_loss", "happened", { dash: "dash" })],
+    traces: [
+      ...(before.length ? [curve(before, "Attempts before", "loss", "naive", { width: 1, dash: "dot" })] : []),
+      curve(now, "Training loss", "loss", "median"), curve(now, "Validation loss", "validation_loss", "happened", { dash: "dash" }),
+    ],
     layout: {
-      xaxis: { title: "step", range: [0, Math.max(points.at(-1).steps, 1)] }, yaxis: { title: "loss", rangemode: "tozero" }, showlegend: true,
-      shapes: changes.map((one) => ({ type: "line", xref: "x", yref: "paper", x0: one.step, x1: one.step, y0: 0, y1: 1, line: { color: colour("line-strong"), width: 1, dash: "dot" } })),
-      annotations: [points[0], ...changes].map((one) => ({ x: one.step, y: 1, xref: "x", yref: "paper", text: phase(one), showarrow: false, xanchor: "left", yanchor: "top", font: { size: 11, color: colour("quiet") } })),
+      xaxis: { title: "step", range: [0, Math.max(last.steps, 1)] }, yaxis: { title: "loss", rangemode: "tozero" }, showlegend: true,
+      shapes: phases.slice(1).map((one) => ({ type: "line", xref: "x", yref: "paper", x0: one.step, x1: one.step, y0: 0, y1: 1, line: { color: colour("line-strong"), width: 1, dash: "dot" } })),
+      annotations: phases.map((one) => ({ x: one.step, y: 1, xref: "x", yref: "paper", text: one.phase, showarrow: false, xanchor: "left", yanchor: "top", font: { size: 11, color: colour("quiet") } })),
     },
   }));
+}
+
+/** One line; it lifts the pen between two attempts. */
+function curve(points, name, field, hue, style = {}) {
+  const parted = points.flatMap((one, index) => (index && one.attempt !== points[index - 1].attempt ? [{}, one] : [one]));
+  return {
+    x: parted.map((one) => one.step ?? null), y: parted.map((one) => one[field] ?? null), name, type: "scatter", mode: points.length < 4 ? "lines+markers" : "lines", marker: { size: 7 },
+    connectgaps: field === "validation_loss", line: { color: colour(hue), width: 2, ...style }, text: parted.map((one) => number(one[field])), hovertemplate: `%{text}<extra>${name}</extra>`,
+  };
 }
 
 /** Live, until its end. The stream is taken up again, where it broke off, when the service was away. */
