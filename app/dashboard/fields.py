@@ -9,7 +9,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from app.lstm.config import SUPPORTED
 from app.training.schemas import TrainingInput
 
 MEANINGS = {
@@ -36,13 +35,16 @@ MEANINGS = {
     "fit.weight_decay": "Pull of the weights towards zero, in proportion to them.",
     "fit.l1": "Pull of the weights towards zero, the same for small and large ones.",
     "fit.gradient_clip": "Longest gradient that a step may follow.",
+    "fit.input_noise": "Noise added to what the network sees while it learns, against learning by heart.",
     "fit.seed": "Beginning of the random numbers: the same seed and data give the same model.",
     "backtest.n_windows": "How many cutoffs the backtest forecasts from, for each series.",
     "backtest.step_size": "Steps between two cutoffs of the backtest.",
+    "search.trials": "Tries so many configurations on the same backtest and trains the best.",
+    "search.max_seconds": "Begins no new trial after so many seconds.",
     "device": "Where it is trained; auto takes a free GPU, else the CPU.",
     "promote": "Whether the new version serves at once: always, only if it beats the serving one on the same windows, or never.",
 }
-TITLES = {"": "What is learned", "network": "Network", "fit": "Fit", "backtest": "Backtest"}
+TITLES = {"": "What is learned", "network": "Network", "fit": "Fit", "backtest": "Backtest", "search": "Search"}
 BY_DATA = "chosen from the data"
 DEFAULTS = {
     "horizon": "as before",
@@ -53,13 +55,15 @@ DEFAULTS = {
     "fit.max_epochs": "no limit",
     "fit.target_loss": "none",
     "backtest.step_size": "the horizon",
+    "search.trials": "no search",
+    "search.max_seconds": "no limit",
 }
 """What leaving a field empty means, where it is not "chosen from the data"."""
 
 
 @dataclass(frozen=True)
 class FormField:
-    """`kind`: number, whole (a number without a fraction), numbers (a list), texts (a list), text or choice."""
+    """`kind`: number, whole (a number without a fraction), mixed (that or a word), numbers (a list), texts (a list), text or choice."""
 
     path: str
     kind: str
@@ -81,19 +85,25 @@ def list_groups() -> list[tuple[str, list[FormField]]]:
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    """The fields of the request and of its parts; not those of parts of parts, which are for people who write JSON."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _walk(field.annotation, f"{prefix}{name}.")
-        elif name != "dataset":
+        part = next((one for one in (field.annotation, *get_args(field.annotation)) if _is_model(one)), None)
+        if part is not None and not prefix:
+            yield from _walk(part, f"{name}.")
+        elif part is None and name != "dataset":
             yield prefix + name, field
 
 
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
 def _to_form_field(path: str, field: FieldInfo) -> FormField:
-    choices = SUPPORTED.get(path.rpartition(".")[2]) or _choices(field.annotation)
+    choices = _choices(field.annotation)
     kind = "choice" if choices else _kind(field.annotation)
     default = None if field.default is PydanticUndefined else field.default
     shown = ", ".join(map(str, default)) if isinstance(default, list) else str(default)
-    if default is None:
+    if default is None or path in DEFAULTS:
         shown = DEFAULTS.get(path, BY_DATA)
     return FormField(path, kind, MEANINGS.get(path) or field.description or "", shown, choices)
 
@@ -108,8 +118,8 @@ def _kind(annotation: Any) -> str:
     if origin is Annotated:
         return _kind(get_args(annotation)[0])
     if origin is UnionType or str(origin) == "typing.Union":
-        kinds = [_kind(one) for one in get_args(annotation) if one is not type(None)]
-        return kinds[0] if len(kinds) == 1 else "text"
+        kinds = {_kind(one) for one in get_args(annotation) if one is not type(None)}
+        return kinds.pop() if len(kinds) == 1 else "mixed"
     if origin is list:
         return "texts" if _kind(get_args(annotation)[0]) == "text" else "numbers"
     return {int: "whole", float: "number"}.get(annotation, "text")

@@ -120,6 +120,25 @@ def test_a_hundred_thousand_series_are_paged_and_searched(visit: Visit, closed: 
     expect(page.locator("#list")).to_contain_text("No series begins with “none”")
 
 
+def test_a_long_series_is_thinned_and_refined_where_one_looks_closer(visit: Visit, closed: Service) -> None:
+    page = visit.page
+    values = [float(step % 50) for step in range(60_000)]
+    values[31_234] = 900.0
+    body = {"series": [{"id": "long", "start": "2024-01-01T00:00:00Z", "freq": "min", "values": values}]}
+    closed.post("/v1/datasets/long/observations", json=body).raise_for_status()
+    page.goto("/datasets/long")
+    sign_in(visit)
+    whole = drawn(page, "#chart")[0]
+    assert len(whole["y"]) < 5000
+    assert max(whole["y"]) == 900.0
+    expect(page.locator("#chart-note")).to_contain_text("60,000 steps, thinned")
+    page.evaluate(
+        "Plotly.relayout(document.querySelector('#chart'), {'xaxis.range': ['2024-01-22 16:00:00', '2024-01-22 20:00:00']})"
+    )
+    expect(page.locator("#chart-note")).to_contain_text("241 steps, all drawn")
+    assert drawn(page, "#chart")[0]["y"] == values[31_200:31_441]
+
+
 def test_the_page_goes_on_after_the_service_was_away(visit: Visit, closed: Service) -> None:
     page = visit.page
     closed.post(

@@ -23,6 +23,9 @@ export const CURES = {
   "training-diverged": "Train again with a lower learning rate, and look at the data for wild values.",
   "artifact-corrupt": "Promote another version, and train again.",
   "unavailable": "Try again in a moment.",
+  "overloaded": "Try again in a moment.",
+  "rate-limited": "Wait a moment, then go on.",
+  "disk-full": "Whoever runs the service must make room; nothing was lost.",
   "internal-error": "Look for this request id in the service's log.",
   "unreachable": "Check that the service runs, and look again before you repeat it: it may have been done.",
 };

@@ -182,7 +182,7 @@ function readForm() {
     const text = field.value.trim(), { kind } = field.dataset;
     if (text === "" || (kind === "choice" && text === field.dataset.default)) continue;
     const parts = text.split(",").map((part) => part.trim()).filter(Boolean);
-    const value = { numbers: () => parts.map(Number), texts: () => parts, whole: () => Number(text), number: () => Number(text) }[kind]?.() ?? text;
+    const value = { numbers: () => parts.map(Number), texts: () => parts, whole: () => Number(text), number: () => Number(text), mixed: () => (/^-?\d+$/.test(text) ? Number(text) : text) }[kind]?.() ?? text;
     if ((Array.isArray(value) ? value : [value]).some((one) => Number.isNaN(one))) throw new Problem({ title: "This field is not a number", type: "/problems/form", detail: `${field.name.split(".").at(-1).replaceAll("_", " ")}: expected ${kind === "numbers" ? "numbers, separated by commas" : "a number"}, found “${text}”.` });
     const path = field.name.split(".");
     const place = path.slice(0, -1).reduce((object, key) => (object[key] ??= {}), body);
