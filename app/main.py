@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 from app import __version__, operation, problems
 from app.admission import Admission
 from app.combining import Combiner
+from app.dashboard import routes as dashboard
 from app.database import Database
 from app.datasets import routes as datasets
 from app.idempotency import AtWork
@@ -80,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     for room in (datasets, registry, training, serving, keys, audit):
         app.include_router(room.router, responses=problems.KEY_RESPONSES)
     app.include_router(operation.router)
+    app.include_router(dashboard.router)
     app.add_middleware(Door)
     app.add_middleware(Documents, settings=settings)
     app.add_middleware(PlainBody, max_bytes=settings.max_body_bytes)

@@ -133,19 +133,24 @@ def delete_dataset(session: Session, workspace_id: int, name: str, *, cascade: b
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """How many series hold observations, and how many observations they hold."""
+    """How many series hold observations, how many observations they hold, and from which step to which; None while there is none."""
 
     series: int
     observations: int
+    first_step: int | None = None
+    last_step: int | None = None
 
 
 def measure_datasets(session: Session, dataset_ids: Sequence[int]) -> dict[int, DatasetSize]:
     statement = (
-        sa.select(Series.dataset_id, sa.func.count(), sa.func.sum(Series.count))
+        sa.select(
+            *(Series.dataset_id, sa.func.count(), sa.func.sum(Series.count)),
+            *(sa.func.min(Series.first_step), sa.func.max(Series.last_step)),
+        )
         .where(Series.dataset_id.in_(dataset_ids), Series.count > 0)
         .group_by(Series.dataset_id)
     )
-    sizes = {row[0]: DatasetSize(row[1], int(row[2])) for row in session.execute(statement)}
+    sizes = {row[0]: DatasetSize(row[1], int(row[2]), row[3], row[4]) for row in session.execute(statement)}
     return {id_: sizes.get(id_, DatasetSize(0, 0)) for id_ in dataset_ids}
 
 

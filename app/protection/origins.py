@@ -10,14 +10,18 @@ import re
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import CrossSite, HostNotAllowed
+from app.security import SESSION_COOKIE
 from app.settings import Settings
 
 READING = ("GET", "HEAD", "OPTIONS")
 ALWAYS_OPEN = re.compile(r"/health/(live|ready)")
 """Probes come by whatever name their network has for this host, and learn nothing of anybody."""
+PAGES = re.compile(r"/|/(datasets|models|trainings)/[^/]*|/session|/static/.*|/favicon\.ico")
+"""The dashboard is the same for everybody: what it shows it asks for, with a session's cookie in place of a key, or without."""
 
 
 class Origins:
@@ -31,14 +35,15 @@ class Origins:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not ALWAYS_OPEN.fullmatch(scope["path"]):
-            self._check(Headers(scope=scope), scope["method"])
+            self._check(Headers(scope=scope), scope["method"], scope["path"])
         await self.app(scope, receive, send)
 
-    def _check(self, headers: Headers, method: str) -> None:
+    def _check(self, headers: Headers, method: str, path: str) -> None:
         sent = headers.get("host", "")
         host = split_host(sent)
         has_key = "authorization" in headers
-        if not self._is_allowed(host, has_key):
+        has_session = SESSION_COOKIE in cookie_parser(headers.get("cookie", ""))  # a forged one opens nothing either
+        if not self._is_allowed(host, has_key or has_session or PAGES.fullmatch(path) is not None):
             raise HostNotAllowed(
                 f"Host: this service is not known as {host[:100]!r}; whoever runs it can allow the name with ENGRAM_ALLOWED_HOSTS, and with "
                 "a key any name will do unless that is set",
