@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,8 @@ class Database:
         if target.drivername == "postgresql":
             target = target.set(drivername="postgresql+psycopg")
         if target.get_backend_name() == "sqlite":
-            if target.database and target.database != ":memory:":
-                Path(target.database).parent.mkdir(parents=True, exist_ok=True)
+            if (file := find_sqlite_file(target)) is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
             self.engine = sa.create_engine(target, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -91,8 +91,7 @@ class Database:
     @property
     def sqlite_path(self) -> Path | None:
         """The file, where there is one."""
-        name = self.engine.url.database
-        return Path(name) if self.dialect == "sqlite" and name and name != ":memory:" else None
+        return find_sqlite_file(self.engine.url)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -114,6 +113,16 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def find_sqlite_file(url: str | sa.URL) -> Path | None:
+    """The file that such a URL names, whether it is there or not; None where it names none, or one in SQLite's own way (`file:`)."""
+    with suppress(sa.exc.ArgumentError):
+        target = sa.make_url(url)
+        name = target.database or ":memory:"
+        if target.get_backend_name() == "sqlite" and not name.startswith((":memory:", "file:")):
+            return Path(name)
+    return None
 
 
 def utc_now() -> datetime:
