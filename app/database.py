@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ class Database:
         if target.drivername == "postgresql":
             target = target.set(drivername="postgresql+psycopg")
         if target.get_backend_name() == "sqlite":
-            if target.database and target.database != ":memory:":
-                Path(target.database).parent.mkdir(parents=True, exist_ok=True)
+            if (file := find_sqlite_file(target)) is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
             self.engine = sa.create_engine(target, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
             event.listen(self.engine, "connect", _prepare_sqlite)
             _Turns().listen(self.engine)
@@ -96,8 +96,7 @@ class Database:
     @property
     def sqlite_path(self) -> Path | None:
         """The file, where there is one."""
-        name = self.engine.url.database
-        return Path(name) if self.dialect == "sqlite" and name and name != ":memory:" else None
+        return find_sqlite_file(self.engine.url)
 
     def stamp(self) -> int | None:
         """A number that changes with every commit of any process: what was read after it was taken stands as long as it is the same.
@@ -144,6 +143,16 @@ def is_disk_full(error: BaseException) -> bool:
         code = getattr(cause, "sqlite_errorcode", 0)
         return code == sqlite3.SQLITE_FULL or (code & 0xFF == sqlite3.SQLITE_IOERR and code in WRITE_FAILED)
     return isinstance(cause, psycopg.errors.DiskFull)
+
+
+def find_sqlite_file(url: str | sa.URL) -> Path | None:
+    """The file that such a URL names, whether it is there or not; None where it names none, or one in SQLite's own way (`file:`)."""
+    with suppress(sa.exc.ArgumentError):
+        target = sa.make_url(url)
+        name = target.database or ":memory:"
+        if target.get_backend_name() == "sqlite" and not name.startswith((":memory:", "file:")):
+            return Path(name)
+    return None
 
 
 def utc_now() -> datetime:
