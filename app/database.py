@@ -22,7 +22,7 @@ SILENCE_THERE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_k
 """The same at the server's end, where a client that vanished in a transaction holds locks for as long."""
 TIDY_SECONDS = 1.0
 """How long tidying waits for others, and so how long a writer may have to wait for it."""
-WRITE_FAILED = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC)
+NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 TIDY_PAGES = 256
 """Free pages given back in one transaction: a megabyte."""
 
@@ -141,7 +141,7 @@ def is_disk_full(error: BaseException) -> bool:
     cause = getattr(error, "orig", error)
     if isinstance(cause, sqlite3.Error):  # a journal that cannot grow is told as an I/O error
         code = getattr(cause, "sqlite_errorcode", 0)
-        return code == sqlite3.SQLITE_FULL or (code & 0xFF == sqlite3.SQLITE_IOERR and code in WRITE_FAILED)
+        return code in NO_ROOM
     return isinstance(cause, psycopg.errors.DiskFull)
 
 
@@ -228,10 +228,9 @@ class _Turns:
     """Lets the writers of this process go one after the other. SQLite itself lets those who wait look again after ever longer pauses:
     whoever comes anew is there first, and of many who write at once some waited for ten seconds."""
 
-    KEY = "engram.turn"
-
     def __init__(self) -> None:
         self._turn = threading.Lock()
+        self._holder: sa.Connection | None = None
 
     def listen(self, engine: sa.Engine) -> None:
         event.listen(engine, "begin", self._begin)
@@ -242,9 +241,8 @@ class _Turns:
         if not connection.get_execution_options().get("immediate"):
             connection.exec_driver_sql("BEGIN")
             return
-        connection.info[self.KEY] = self._turn.acquire(
-            timeout=BUSY_TIMEOUT_SECONDS
-        )  # not had in time: as other processes, without one
+        if self._turn.acquire(timeout=BUSY_TIMEOUT_SECONDS):  # else as other processes do, without a turn
+            self._holder = connection
         try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         except BaseException:
@@ -252,5 +250,6 @@ class _Turns:
             raise
 
     def _end(self, connection: sa.Connection) -> None:
-        if connection.info.pop(self.KEY, False):
+        if self._holder is connection:
+            self._holder = None
             self._turn.release()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class Ensemble:
     def __init__(self, config: Config, prior: Prior, networks: Sequence[nn.Module], device: torch.device) -> None:
         self.config = config
         self.prior = prior
-        self.networks = [network.eval() for network in networks]
+        self.networks = [cast(Network, network.eval()) for network in networks]
         self.device = device
         self._prepare = Preparation(config, prior, device)
         self._stack: Stack | None = None
