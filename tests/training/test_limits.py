@@ -12,7 +12,11 @@ from tests.conftest import QUICK, Client
 
 @pytest.mark.parametrize(
     ("network", "horizon"),
-    [({"hidden_size": 4096, "num_layers": 2}, 3), ({"hidden_size": 1024, "num_layers": 16}, 3), ({"hidden_size": 2000}, 10_000)],
+    [
+        ({"hidden_size": 4096, "num_layers": 2}, 3),
+        ({"hidden_size": 1024, "num_layers": 16}, 3),
+        ({"hidden_size": 2000}, 10_000),
+    ],
 )
 def test_a_network_that_nobody_could_train_is_refused_before_it_is_queued(
     client: Client, network: dict[str, int], horizon: int
