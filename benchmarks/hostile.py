@@ -24,7 +24,7 @@ from app.datasets import formats
 from app.datasets.columns import ColumnOptions
 from app.errors import EngramError
 from app.middleware import decompress
-from app.protection.documents import measure_depth
+from app.protection.documents import measure
 from app.settings import Settings
 
 MIB = 2**20
@@ -74,6 +74,11 @@ BODIES: dict[str, tuple[str, str, Callable[[], bytes]]] = {
         "",
         lambda: b'{"series":[{"id":"a","start":1,"freq":"step","values":[' + b"1," * (JSON_FULL // 2 - 60) + b"1]}]}",
     ),
+    "json: wrong values": (
+        contract.JSON,
+        "",
+        lambda: b'{"series":[{"id":"a","start":1,"freq":"step","values":[' + b'"x",' * (JSON_FULL // 4 - 60) + b"1]}]}",
+    ),
     "json: deep": (contract.JSON, "", lambda: b"[" * JSON_FULL),
     "gzip: 4 GiB of nothing": (contract.CSV, "gzip", lambda: gzip.compress(bytes(64 * MIB)) * 64),
     "zstd: 4 GiB of nothing": (contract.CSV, "zstd", lambda: zstandard.compress(bytes(64 * MIB)) * 64),
@@ -91,7 +96,7 @@ def work(name: str) -> None:
     try:
         if encoding:
             body = decompress(body, encoding, FULL)
-        if media_type in (contract.JSON, contract.NDJSON) and measure_depth(body[:MIB]) > 32:
+        if media_type in (contract.JSON, contract.NDJSON) and measure(body[:MIB])[0] > 32:
             outcome = "json-too-deep"
         else:
             formats.parse(body, media_type, ColumnOptions(), "d")

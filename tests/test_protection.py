@@ -2,12 +2,13 @@
 
 import asyncio
 import gzip
+import time
 from typing import Any
 
 import pytest
 
 from app.errors import RequestTimeout, TooManyStreams
-from app.protection.documents import measure_depth
+from app.protection.documents import measure
 from app.protection.headers import PAGE_POLICY, make_page_policy
 from app.protection.origins import Origins
 from app.protection.patience import Patience
@@ -92,11 +93,32 @@ def test_deep_json_is_refused_before_it_is_parsed(client: Client) -> None:
 
 
 def test_depth_is_that_of_brackets_outside_strings() -> None:
-    assert measure_depth(b'{"a": [[1], "[[[[", "\\"[[["]}') == 3
-    assert measure_depth(b"") == 0
-    assert measure_depth(b"]]]") == 0
-    assert measure_depth(b'"' * 100_001) == 0
-    assert measure_depth(b'"' + b"\\" * 200_000) == 0
+    assert measure(b'{"a": [[1], "[[[[:", "\\"[[["]}') == (3, 1)
+    assert measure(b"") == (0, 0)
+    assert measure(b"]]]") == (0, 0)
+    assert measure(b'"' * 100_001) == (0, 0)
+    assert measure(b'"' + b"\\" * 200_000) == (0, 0)
+
+
+def test_a_body_of_unknown_fields_or_wrong_values_does_not_become_as_many_errors(client: Client) -> None:
+    """Each would be a kilobyte in memory: a few megabytes of them once took gigabytes."""
+    fields = b"{" + b",".join(b'"a%d":1' % number for number in range(30_000)) + b"}"
+    assert slug(client.post("/v1/keys", content=fields, headers=JSON)) == (413, "body-too-large")
+    wrong = b'{"series":[{"id":"a","start":1,"freq":"step","values":[' + b'"x",' * 300_000 + b"1]}]}"
+    path, began = "/v1/datasets/a/observations", time.monotonic()
+    answer = client.post(path, content=wrong, headers=JSON)
+    assert slug(answer) == (422, "invalid-observations")
+    assert len(answer.json()["errors"]) == 20
+    assert answer.json()["errors"][19]["pointer"] == "#/series/0/values/19"
+    assert "and 299999 more" in answer.json()["detail"]
+    blocks = b'{"series":[' + b"{}," * 100_000 + b"{}]}"
+    assert slug(client.post(path, content=blocks, headers=JSON)) == (422, "invalid-observations")
+    assert slug(client.post(path, content=b'{"series":[' + fields + b"]}", headers=JSON)) == (422, "invalid-observations")
+    rows = b'{"observations":[' + b"{}," * 300_000 + b"{}]}"
+    assert len(client.post(path, content=rows, headers=JSON).json()["errors"]) == 20
+    context = b'{"context":[{"id":"a","start":1,"values":[' + b'"x",' * 90_000 + b"1]}]}"
+    assert slug(client.post("/v1/models/a/forecasts", content=context, headers=JSON))[0] == 422
+    assert time.monotonic() - began < 20
 
 
 def test_large_json_is_refused_also_when_it_is_packed(settings: Settings) -> None:

@@ -52,7 +52,7 @@ def parse(
 
 def _read(media_type: str, body: bytes, options: ColumnOptions, default_series: str, bounds: Bounds) -> Observations:
     if media_type == JSON:
-        return read_json(body, default_series)
+        return read_json(body, default_series, bounds)
     if media_type == NDJSON:
         bounds.check_rows(body.count(b"\n"))
         return read_ndjson(body, options, default_series)

@@ -14,7 +14,10 @@ IS_JSON = re.compile(r"\s*application/([\w.+-]+\+)?(x-nd)?json\s*(;.*)?", re.IGN
 STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 THREAD_FROM_BYTES = 65_536
 MEASURED_BYTES = 2**20
-"""Of a longer body only so much is looked at: what is deeper than a parser goes is deep from its beginning, or is refused by its shape."""
+"""Of observations only so much is looked at: their own reader goes no deeper than 1024, and tells no more than twenty places."""
+MAX_KEYS = 20_000
+"""Of all objects in another body together: a list of a thousand contexts has a few thousand. Each that is not known becomes a place in
+the answer, and takes a kilobyte until it does."""
 
 
 class Documents:
@@ -37,8 +40,13 @@ class Documents:
                 "Arrow, or raise ENGRAM_MAX_JSON_BYTES",
                 max_bytes=self.max_bytes,
             )
-        head = body[:MEASURED_BYTES]
-        depth = await run_in_threadpool(measure_depth, head) if len(head) >= THREAD_FROM_BYTES else measure_depth(head)
+        are_observations = scope["path"].endswith("/observations")
+        head = body[:MEASURED_BYTES] if are_observations else body
+        depth, keys = await run_in_threadpool(measure, head) if len(head) >= THREAD_FROM_BYTES else measure(head)
+        if keys > MAX_KEYS and not are_observations:
+            raise BodyTooLarge(
+                f"a JSON body may have at most {MAX_KEYS} keys here, found {keys}", max_keys=MAX_KEYS, found=keys
+            )
         if depth > self.max_depth:
             raise JsonTooDeep(
                 f"a JSON body may be nested {self.max_depth} levels deep (ENGRAM_MAX_JSON_DEPTH), found {depth}",
@@ -57,9 +65,10 @@ class Documents:
         await self.app(scope, receive_again, send)
 
 
-def measure_depth(body: bytes) -> int:
-    """How many brackets are open at most, those within strings aside; of what is no JSON, about."""
-    codes = np.frombuffer(STRINGS.sub(b"", body), np.uint8)
+def measure(body: bytes) -> tuple[int, int]:
+    """(how many brackets are open at most, how many keys there are), those within strings aside; of what is no JSON, about."""
+    plain = STRINGS.sub(b"", body)
+    codes = np.frombuffer(plain, np.uint8)
     opens = np.isin(codes, np.frombuffer(b"[{", np.uint8)).astype(np.int32)
     closes = np.isin(codes, np.frombuffer(b"]}", np.uint8)).astype(np.int32)
-    return int((opens - closes).cumsum().max(initial=0))
+    return int((opens - closes).cumsum().max(initial=0)), plain.count(b":")
