@@ -24,7 +24,7 @@ class Ensemble:
     def __init__(self, config: Config, prior: Prior, networks: Sequence[nn.Module], device: torch.device) -> None:
         self.config = config
         self.prior = prior
-        self.networks = [cast(Network, network.eval()) for network in networks]
+        self.networks = [network.eval() for network in networks]
         self.device = device
         self._prepare = Preparation(config, prior, device)
         self._stack: Stack | None = None
@@ -63,7 +63,7 @@ class Ensemble:
         """What the nets and the prior say in the windows' units, both [B, H, Q]; what undoes these; the windows."""
         with torch.inference_mode():
             if self._stack is None:
-                self._stack = Stack(self.networks)
+                self._stack = Stack([cast(Network, network) for network in self.networks])
             inputs, scaling = self._prepare(contexts)
             each = self._stack(inputs)  # [nets, B, H, Q]
             prior = answer_of_prior(inputs, self._middle)  # [B, H, Q]
