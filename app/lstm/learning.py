@@ -270,6 +270,10 @@ def describe(series: Series, kept: Series, config: Config) -> list[str]:
     return warnings
 
 
+def finite(number: float) -> float | None:
+    return number if np.isfinite(number) else None
+
+
 class Reporter:
     """Turns the steps of all nets into progress over the whole, about a hundred times."""
 
@@ -312,7 +316,7 @@ class Reporter:
                     loss=report.loss,
                     validation_loss=report.validation_loss,
                     learning_rate=report.learning_rate,
-                    gradient_norm=report.gradient_norm,
+                    gradient_norm=finite(report.gradient_norm),
                 )
                 self._on_progress(self._last)
 
