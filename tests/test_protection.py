@@ -30,6 +30,7 @@ def test_without_a_key_only_a_host_that_no_stranger_can_name_is_answered(client:
         answer = client.get("/v1/datasets", headers={"Host": host})
         assert slug(answer) == (421, "host-not-allowed"), host
         assert client.get("/health/live", headers={"Host": host}).status_code == 200
+        assert client.get("/docs", headers={"Host": host}).status_code == 200
         assert client.get("/v1/datasets", headers={"Host": host, "Authorization": "Bearer x"}).status_code == 401
         assert client.get("/", headers={"Host": host}).status_code == 200
         assert client.get("/v1/datasets", headers={"Host": host, "Cookie": "engram_session=x"}).status_code == 401
@@ -53,7 +54,11 @@ def test_another_sites_page_changes_nothing(client: Client, origin: str) -> None
     for method, path in (("POST", "/v1/models/air/trainings"), ("DELETE", "/v1/datasets/air"), ("PUT", "/v1/datasets/b")):
         assert slug(client.request(method, path, headers={"Origin": origin})) == (403, "cross-site")
     assert client.get("/v1/datasets", headers={"Origin": origin}).status_code == 200
+    elsewhere = {"Origin": "http://localhost", "Sec-Fetch-Site": "cross-site"}
+    assert slug(client.delete("/v1/datasets/air", headers=elsewhere)) == (403, "cross-site")
     assert client.delete("/v1/datasets/air", headers={"Origin": "http://localhost"}).status_code == 204
+    behind_proxy = {"Origin": "https://engram.example", "Sec-Fetch-Site": "same-origin"}
+    assert client.put("/v1/datasets/b", json={}, headers=behind_proxy).status_code == 201
 
 
 def test_no_answer_may_be_read_by_another_origin(client: Client) -> None:

@@ -1,5 +1,7 @@
 """How often a key and a workspace may call: tokens are taken before the body is read, and every answer says what is left."""
 
+import asyncio
+
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,6 +12,10 @@ from app.quotas import find_limits
 from app.rates import Rates, Taken
 from app.security import Caller
 from app.settings import Settings
+
+PAUSE_SECONDS = 0.25
+"""A refused request is answered so much later: who does not heed Retry-After asks no faster than this on each connection, and others have
+the processor meanwhile."""
 
 
 class Counting:
@@ -40,6 +46,9 @@ class Counting:
         if refused is None:
             await self.app(scope, receive, send_with_rates)
             return
+        if (leave := scope.get("leave")) is not None:
+            leave()  # who waits is not at work, and takes nobody's place (app/admission.py)
+        await asyncio.sleep(PAUSE_SECONDS)
         limit, retry_after = taken[refused].limit, taken[refused].retry_after
         error = RateLimited(
             f"this {refused} may make {limit} requests a minute; the next one in {retry_after} s",
