@@ -134,7 +134,7 @@ def post_observations(
         held = service.open_dataset(session, caller.workspace_id, dataset)
         return ingest.upsert(session, held, observations, on_conflict, settings.max_span_steps)
 
-    if len(body) <= COMBINED_BYTES:
+    if len(body) <= COMBINED_BYTES and "idempotency-key" not in request.headers:
         return combiner.run(store)
     with database.write() as session:
         receipt = store(session)
