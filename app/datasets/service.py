@@ -20,6 +20,7 @@ from app.datasets.store import (
     SeriesRow,
     find_cutoffs,
     insert_into,
+    is_on_sqlite,
     one_of,
     read_pairs,
     stream_chunks,
@@ -95,7 +96,9 @@ def _insert_dataset(session: Session, workspace_id: int, name: str) -> bool:
     """Whether the dataset is new. One of two who make it at once waits for the other, and then finds it."""
     now = utc_now()
     values = {"workspace_id": workspace_id, "name": name, "created_at": now, "updated_at": now}
-    statement = insert_into(session, Dataset).values(**values).on_conflict_do_nothing().returning(Dataset.id)
+    statement = (
+        insert_into(Dataset, is_sqlite=is_on_sqlite(session)).values(**values).on_conflict_do_nothing().returning(Dataset.id)
+    )
     return session.connection().execute(statement).scalar() is not None
 
 
