@@ -20,7 +20,7 @@ export function timeAxis(dataset, steps) {
   if (dataset.freq === "step") return { title: "step", dtick: steps <= 10 ? 1 : undefined };
   const seconds = stepSeconds(dataset.freq);
   const one = seconds >= 2_592_000 ? `M${Math.round(seconds / 2_629_800)}` : seconds * 1000;
-  return { title: `${unit(dataset.freq, false)} (${dataset.time_zone})`, ...(steps <= 10 && seconds >= 86_400 ? { dtick: one, tickangle: 0 } : {}) };
+  return { title: `${unit(dataset.freq, false)} (${dataset.time_zone})`, ...(steps <= 10 && seconds >= 86_400 ? { dtick: one } : {}) };
 }
 
 /** The line through what was observed; single points between two holes get a mark, since no line goes through them. */
