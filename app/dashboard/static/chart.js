@@ -36,7 +36,8 @@ async function render(element, make) {
     spikethickness: 1, spikecolor: colour("line-strong"), spikedash: "solid",
     tickfont: { size: 12, color: colour("quiet") },
   };
-  const titled = (own) => ({ ...axis, ...own, title: { text: own?.title, standoff: 10, font: { size: 12, color: colour("quiet") } } });
+  // No standoff: with few ticks plotly.js looks for labels to stand off from before there are any, and writes errors into the console.
+  const titled = (own) => ({ ...axis, ...own, title: { text: own?.title, font: { size: 12, color: colour("quiet") } } });
   if (!element.querySelector(".plot-container")) element.replaceChildren();
   await window.Plotly.react(element, traces, {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "x unified", dragmode: "zoom", margin: { l: 12, r: 14, t: 8, b: 12 },
