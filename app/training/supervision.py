@@ -3,6 +3,8 @@
 import multiprocessing
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -42,7 +44,8 @@ def supervise(
     processes.set_forkserver_preload(PRELOADED)
     ours, theirs = processes.Pipe()
     process = processes.Process(target=child.run, args=(theirs,), daemon=True)
-    process.start()
+    with _beating(database, settings, claim):
+        process.start()
     theirs.close()
     threading.Thread(target=_send, args=(ours, order), daemon=True).start()  # a child that hangs must not hang us
     watch = _Watch(database, settings, stopping, claim, fields)
@@ -52,6 +55,26 @@ def supervise(
         process.kill()
         process.join()
         ours.close()
+
+
+@contextmanager
+def _beating(database: Database, settings: Settings, claim: Claim) -> Iterator[None]:
+    """Keeps the lease while a worker's first child waits for the forkserver: torch from a cold disk may take longer than a lease."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            with suppress(*DATABASE_AWAY), database.write() as session:
+                claims.beat(session, settings, claim)
+                session.commit()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class _Watch:
