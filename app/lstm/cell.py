@@ -3,7 +3,7 @@
     i, f, o = sigmoid(x W_x + h W_h + b) each, g = activation(x W_x + h W_h + b)
     c' = f c + i g,  h' = o activation(c')
 
-torch's own knows tanh alone. The gradient is written out by hand: a step is eight small operations instead of the forty that
+torch's own knows tanh alone. The gradient is written out by hand: a step is eight small operations, a fraction of what
 autograd would record, and the weights' gradient is one matrix product over all steps.
 """
 

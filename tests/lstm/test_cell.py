@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from app.lstm.cell import ACTIVATIONS, LstmStack
+from app.lstm.cell import ACTIVATIONS, LstmStack, Recurrence
 
 ACTIVATE = {"tanh": np.tanh, "relu": lambda z: z * (z.real > 0), "sigmoid": lambda z: 1 / (1 + np.exp(-z))}
 
@@ -61,8 +61,7 @@ def test_tanh_is_torchs_own():
     inputs = torch.randn(4, 6, 2, dtype=torch.float64)
     torch.testing.assert_close(ours.last_state(inputs), theirs(inputs)[0][:, -1], rtol=0, atol=0)
     gates = nn.functional.linear(inputs.transpose(0, 1), ours.weight_ih_l0, ours.bias_ih_l0)
-    from app.lstm.cell import Recurrence  # the path of the other activations, with this one
-
+    # the path of the other activations, with this one
     one = nn.LSTM(2, 3, batch_first=True).double()
     one.load_state_dict({name: value for name, value in ours.state_dict().items() if name.endswith("_l0")})
     torch.testing.assert_close(

@@ -104,6 +104,21 @@ def test_a_killed_worker_loses_no_finished_trial(
     assert client.get(f"/v1/trainings/{search}").json()["status"] == "succeeded"
 
 
+def test_a_search_that_nobody_took_further_is_rung_for_again(client: Client, database: Database, settings: Settings) -> None:
+    """Its worker died between the end of a trial and the next one: no trial is queued, and the search itself is not claimed."""
+    search = begin(client)
+    searches.advance(database, settings)
+    with database.write() as session:
+        session.execute(sa.update(Training).values(hinted_at=None))
+        session.execute(sa.update(Training).where(Training.trial_number == 0).values(status="succeeded"))
+        session.commit()
+    with database.write() as session:
+        assert claims.claim(session, settings, "anybody", ("cpu",)) is None
+        assert claims.take_stale_hints(session, settings) == [(search, "auto")]
+        session.commit()
+    assert len(searches.advance(database, settings)) == 1
+
+
 def test_cancel_stops_all(client: Client, executor: Executor, database: Database, settings: Settings) -> None:
     search = begin(client)
     with database.write() as session:
