@@ -51,7 +51,7 @@ SETTINGS = {
     "ENGRAM_CHECKPOINT_SECONDS": "1",
 }
 FAULTS = {
-    "worker": "claim.taken=0.01,claim.committed=0.01,beat.written=0.005,finish.registered=0.01,finish.flushed=0.01,finish.committed=0.01",
+    "worker": "claim.taken=0.04,claim.committed=0.04,beat.written=0.01,finish.registered=0.05,finish.flushed=0.05,finish.committed=0.05",
     "api": "request.flushed=0.02,request.committed=0.02,write.flushed=0.02",
 }
 
