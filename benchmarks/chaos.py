@@ -43,6 +43,7 @@ POSTGRES_URL = os.environ.get("ENGRAM_TEST_POSTGRES_URL", "postgresql://127.0.0.
 AIR = Path(__file__).parent.parent / "examples" / "air_passengers.csv"
 RESTART_SECONDS = 0.5
 SETTLE_SECONDS = 420.0
+WORD_SECONDS = 30.0
 SETTINGS = {
     "ENGRAM_MAX_ATTEMPTS": "20",
     "ENGRAM_SWEEP_SECONDS": "1",
@@ -50,7 +51,7 @@ SETTINGS = {
     "ENGRAM_CHECKPOINT_SECONDS": "1",
 }
 FAULTS = {
-    "worker": "claim.taken=0.01,claim.committed=0.01,beat.written=0.005,finish.registered=0.01,finish.flushed=0.01,finish.committed=0.01",
+    "worker": "claim.taken=0.04,claim.committed=0.04,beat.written=0.01,finish.registered=0.05,finish.flushed=0.05,finish.committed=0.05",
     "api": "request.flushed=0.02,request.committed=0.02,write.flushed=0.02",
 }
 
@@ -315,10 +316,15 @@ class Client:
         database = Database(self._settings.database_url)
         left = sa.select(sa.func.count()).where(Training.status.in_(["queued", "running"]))
         deadline = time.monotonic() + SETTLE_SECONDS
+        next_word = begin + WORD_SECONDS
         while time.monotonic() < deadline:
             with database.read() as session:
-                if not session.scalar(left):
-                    break
+                waiting = session.scalar(left)
+            if not waiting:
+                break
+            if time.monotonic() > next_word:
+                next_word += WORD_SECONDS
+                print(f"  {time.monotonic() - begin:.0f} s: {waiting} of {count} are left")
             if begin_chaos is not None:
                 self._send_again(*self._chance.choice(sent))
             time.sleep(0.2)
