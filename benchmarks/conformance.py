@@ -70,7 +70,7 @@ def main() -> None:
             alive = httpx.get(f"{url}/health/ready", timeout=60).status_code
         finally:
             service.terminate()
-            service.wait(30)
+            service.wait(120)
     report(folder, alive)
 
 
