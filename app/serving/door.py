@@ -43,7 +43,7 @@ class Reply:
 def respond(reply: Reply) -> Response:
     """200, or 304 where the client has it already."""
     headers = dict(reply.headers)
-    if reply.media_type == JSON:
+    if reply.answer.etag:
         headers["ETag"] = reply.answer.etag
         if reply.if_none_match is not None and _names(reply.if_none_match, reply.answer.etag):
             return Response(status_code=304, headers=headers)

@@ -50,5 +50,7 @@ class Wanted:
 
 
 def make_etag(key: Key | None, made_by: Key) -> str:
-    """Weak: two processes may round the last digit differently, and mean the same."""
+    """Weak: two processes may round the last digit differently, and mean the same. Empty for an answer that nothing kept names."""
+    if key is None:
+        return ""
     return f'W/"{blake2b(repr((__version__, key, made_by)).encode(), digest_size=12).hexdigest()}"'

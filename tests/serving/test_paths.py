@@ -116,6 +116,14 @@ def test_the_cache_gives_the_same_bytes_until_something_changes(trained: Client)
         assert changed.json()["forecasts"][1]["cutoff"][:10] == "2025-01-01"
 
 
+def test_a_context_that_is_sent_along_is_never_mistaken_for_another(trained: Client) -> None:
+    contexts = [{"id": "x", "start": START, "values": values} for values in ([1.0, 2.0, 3.0], [9.0, 8.0, 7.0])]
+    one = trained.post(PATH, json={"context": [contexts[0]]})
+    assert "etag" not in one.headers
+    other = trained.post(PATH, json={"context": [contexts[1]]}, headers={"If-None-Match": '"x"'})
+    assert (other.status_code, other.json()["forecasts"] != one.json()["forecasts"]) == (200, True)
+
+
 def test_a_large_request_is_answered_in_order_while_small_ones_pass(trained: Client) -> None:
     contexts = [{"id": str(number), "start": START, "values": [1.0, 2.0, float(number)]} for number in range(300)]
     with ThreadPoolExecutor(9) as pool:

@@ -1,0 +1,36 @@
+"""The predicting thread: versions are there before they are asked for, and too many who wait are told so."""
+
+import time
+
+import pytest
+import sqlalchemy as sa
+
+from app.database import Database
+from app.serving import engine
+from app.tables import Alias
+from app.training.execution import Executor
+from tests.conftest import QUICK, Client
+
+
+def test_a_version_that_began_to_serve_is_loaded_before_anybody_asks(
+    client: Client, executor: Executor, database: Database
+) -> None:
+    client.post_air()
+    client.train(executor, "air", dataset="air", horizon=6, **QUICK)
+    assert client.post("/v1/models/air/forecasts", json={"series": ["air"]}).status_code == 200
+    client.train(executor, "air", dataset="air", horizon=6, **QUICK)
+    with database.read() as session:
+        version_id = session.scalars(sa.select(Alias.version_id)).one()
+    forecasters = client.app.state.engine._reader._forecasters
+    deadline = time.monotonic() + 20
+    while not forecasters.holds(version_id):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert client.post("/v1/models/air/forecasts", json={"series": ["air"]}).json()["version"] == 2
+
+
+def test_too_many_who_wait_are_told_so_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MAX_WAITING", -1)
+    for body in ({"series": ["a"]}, {}):
+        answer = client.post("/v1/models/air/forecasts", json=body)
+        assert (answer.status_code, answer.json()["type"], answer.headers["retry-after"]) == (503, "/problems/unavailable", "1")
