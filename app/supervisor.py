@@ -25,7 +25,7 @@ RESTART_SECONDS = 1.0
 """Between a part's end and its next start: one that cannot start must not spin."""
 POLL_SECONDS = 0.5
 FOLLOW = """
-Engram is running.   {url}        stop it with Ctrl-C
+Engram is running.   {url}        the dashboard, in a browser; stop with Ctrl-C
                      {url}/docs   every call, to try out
 
 Three calls take you from a CSV file to a forecast:

@@ -17,7 +17,7 @@ from tests.conftest import missing
 from tests.processes import Service, run_service
 
 CHROMIUM = os.environ.get("ENGRAM_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
-WAIT_MS = 40_000
+WAIT_MS = 90_000
 """Long enough not to matter where the machine is busy with other tests."""
 AXE = Axe()
 expect.set_options(timeout=WAIT_MS)
