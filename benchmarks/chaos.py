@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ class Parts:
         self._port = self._service.http.base_url.port
         for name in self._names[1:]:
             self._start(name)
-        self._keeper = threading.Thread(target=self._keep)
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._keeper.start()
         return self
 
@@ -190,7 +190,7 @@ class Parts:
     def begin_chaos(self, broker: EmbeddedBroker | RedisBroker) -> None:
         """Workers and API are replaced by ones with fault points armed, as they are killed."""
         self._broker = broker
-        self._killer = threading.Thread(target=self._kill)
+        self._killer = threading.Thread(target=self._kill, daemon=True)
         self._killer.start()
 
     def end_chaos(self) -> Counter[str]:
@@ -333,6 +333,16 @@ class Client:
                 raise SystemExit(f"{path}: expected the first answer again, found {answer.status_code} {answer.text[:300]}")
 
 
+def find_lost(statuses: Mapping[int, str], versions: Mapping[int, int]) -> list[int]:
+    """Trainings that were accepted and left no version."""
+    return [id_ for id_, status in statuses.items() if status != "succeeded" or not versions.get(id_)]
+
+
+def find_doubled(versions: Mapping[int, int], ends: Mapping[int, int]) -> list[int]:
+    """Trainings that left two versions, or ended twice."""
+    return sorted(id_ for id_ in {*versions, *ends} if versions.get(id_, 0) > 1 or ends.get(id_, 0) > 1)
+
+
 def report(
     stack: str, settings: Settings, arguments: argparse.Namespace, ideal: float, wall: float, kills: Counter[str]
 ) -> bool:
@@ -340,7 +350,7 @@ def report(
     ours = Training.request_id.is_not(None)
     with database.read() as session:
         trainings = list(session.scalars(sa.select(Training).where(ours).order_by(Training.id)))[2 * arguments.workers :]
-        versions = Counter(session.scalars(sa.select(Version.training_id)))
+        versions = Counter(id_ for id_ in session.scalars(sa.select(Version.training_id)) if id_ is not None)
         ends = Counter(session.scalars(sa.select(TrainingEvent.training_id).where(TrainingEvent.kind != "progress")))
     database.close()
     chaos = trainings[arguments.calm :]
@@ -349,8 +359,9 @@ def report(
         for one in trainings[: arguments.calm]
         if one.finished_at and one.started_at
     )
-    lost = [one for one in trainings if one.status != "succeeded" or not versions[one.id]]
-    doubled = [one for one in trainings if versions[one.id] > 1 or ends[one.id] > 1]
+    by_id = {one.id: one for one in trainings}
+    lost = [by_id[id_] for id_ in find_lost({one.id: one.status for one in trainings}, versions)]
+    doubled = find_doubled(versions, ends)
     surplus = len(chaos) - arguments.trainings
     attempts = Counter(one.attempt for one in chaos)
     print(

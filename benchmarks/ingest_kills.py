@@ -66,8 +66,11 @@ def run(name: str, kills: int, clients: int, seed: int) -> bool:
         http = f"http://127.0.0.1:{listener.getsockname()[1]}"
         chance = random.Random(seed)
         pid = start(settings, listener, None)
+        stack.callback(lambda: end(pid))
         httpx.put(f"{http}/v1/datasets/d", json={"freq": "step"}, timeout=ANSWER_SECONDS).raise_for_status()
         writers = [Writer(http, number, random.Random(seed + number)) for number in range(clients)]
+        for writer in writers:
+            stack.callback(writer.close)
         where: Counter[str] = Counter()
         begin = time.monotonic()
         for number in range(kills):
@@ -88,6 +91,7 @@ def run(name: str, kills: int, clients: int, seed: int) -> bool:
             writer.close()
         found = read_all(http, clients)
         end(pid)
+        pid = 0
         database = Database(settings.database_url)
         findings = [deep.check_pages(settings, database), deep.check_observations(settings, database)]
         database.close()
@@ -137,12 +141,12 @@ class Writer:
         self._chance = chance
         self._ending = threading.Event()
         self._client = httpx.Client(base_url=http, timeout=ANSWER_SECONDS)
-        self._thread = threading.Thread(target=self._write)
+        self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self._ending.set()
-        self._thread.join()
+        self._thread.join(ANSWER_SECONDS + 1)
         self._client.close()
 
     def _write(self) -> None:

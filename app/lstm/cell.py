@@ -53,7 +53,7 @@ class LstmStack(nn.LSTM):
             _, last, _ = torch.lstm(
                 inputs, (still, still), flat, True, self.num_layers, self.dropout, self.training, False, True
             )
-            return last[-1]
+            return last[-1] if self.num_layers > 1 else last.squeeze(0)
         states: Tensor = inputs.transpose(0, 1)  # [T, B, features]
         with torch.autocast(inputs.device.type, enabled=False):
             for layer in range(self.num_layers):

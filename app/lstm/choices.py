@@ -79,9 +79,7 @@ def choose(request: Request, series: Series, device: str, halvings: int = 0) -> 
     is_long = whole >= max(MANY_WINDOWS, MANY_EACH * len(series))
     windows = whole if is_long else len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
     bases = "linear" if is_long else "all"
-    history_length = (
-        context_length if is_long else choose_history_length(seasons, context_length, long, request.horizon)
-    )
+    history_length = context_length if is_long else choose_history_length(seasons, context_length, long, request.horizon)
     reasons["bases"] = f"by the {windows} windows there are to learn from"
     amount = LONG_SERIES if is_long else next(amount for amount in AMOUNTS if windows < amount.windows)
     fitting = int(

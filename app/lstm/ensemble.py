@@ -2,18 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.lstm.config import Config
+from app.lstm.choices import choose_history_length
+from app.lstm.config import MAX_CONTEXT_LENGTH, Config
 from app.lstm.decision import Decision, Trial, decide, stretch_gaps
 from app.lstm.inputs import Inputs, Preparation, measure_seasonal_change
 from app.lstm.network import Network, answer_of_prior
 from app.lstm.prior import Prior
 from app.lstm.scaling import Scaling
+from app.lstm.stack import Stack
 from app.lstm.windows import Floats
+
 
 class Ensemble:
     """Immutable."""
@@ -24,12 +28,14 @@ class Ensemble:
         self.networks = [network.eval() for network in networks]
         self.device = device
         self._prepare = Preparation(config, prior, device)
+        self._elder = prepare_for_prior(config, prior, device)
+        self._stack: Stack | None = None
         self._middle = config.quantile_levels.index(0.5)
 
     @property
     def reach(self) -> int:
         """How many observations before a cutoff are looked at."""
-        return self._prepare.reach
+        return max(self._prepare.reach, 0 if self._elder is None else self._elder.reach)
 
     def predict(self, contexts: Floats) -> Floats:
         """Contexts [B, L] -> quantiles [B, H, Q], finite and ordered along Q."""
@@ -57,11 +63,20 @@ class Ensemble:
 
     def _ask(self, contexts: Floats) -> tuple[Floats, Floats, Scaling, Inputs]:
         """What the nets and the prior say in the windows' units, both [B, H, Q]; what undoes these; the windows."""
-        inputs, scaling = self._prepare(contexts)
         with torch.inference_mode():
-            each = torch.stack([network(inputs) for network in self.networks])  # [nets, B, H, Q]
-            prior = answer_of_prior(inputs, self._middle)  # [B, H, Q]
-        return to_numpy(each.double().mean(0)), to_numpy(prior.double()), scaling, inputs
+            if self._stack is None:
+                self._stack = Stack([cast(Network, network) for network in self.networks])
+            inputs, scaling = self._prepare(contexts)
+            net = to_numpy(self._stack(inputs).double().mean(0))  # [B, H, Q]
+            return net, self._ask_prior(contexts, inputs, scaling), scaling, inputs
+
+    def _ask_prior(self, contexts: Floats, inputs: Inputs, scaling: Scaling) -> Floats:
+        """[B, H, Q] in the windows' units. Nets that learned from linear forecasts have windows of another make."""
+        if self._elder is None:
+            return to_numpy(answer_of_prior(inputs, self._middle).double())
+        inputs, own = self._elder(contexts)
+        answer = to_numpy(answer_of_prior(inputs, self._middle).double())  # [B, H, Q]
+        return scaling.apply(own.undo(answer.reshape(len(answer), -1))).reshape(answer.shape)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything that was learned, by name; on the CPU."""
@@ -75,15 +90,27 @@ class Ensemble:
     @classmethod
     def from_tensors(cls, config: Config, tensors: Mapping[str, Tensor], device: torch.device) -> "Ensemble":
         """The inverse; raises RuntimeError where names or shapes do not fit."""
-        prior = Prior().requires_grad_(False)
-        prior.load_state_dict(select(tensors, "prior."))
+        with torch.device("meta"):
+            prior = Prior()
+        prior.load_state_dict(select(tensors, "prior."), assign=True)
+        prior.requires_grad_(False)
         prepare = Preparation(config, prior, torch.device("cpu"))
         networks = []
         for number in range(config.nets):
-            network = Network(config, prepare.feature_count, prepare.base_count)
-            network.load_state_dict(select(tensors, f"nets.{number}."))
+            with torch.device("meta"):  # no weights are drawn only to be thrown away
+                network = Network(config, prepare.feature_count, prepare.base_count)
+            network.load_state_dict(select(tensors, f"nets.{number}."), assign=True)
             networks.append(network.to(device))
         return cls(config, prior, networks, device)
+
+
+def prepare_for_prior(config: Config, prior: Prior, device: torch.device) -> Preparation | None:
+    """What the prior needs beside windows of linear forecasts, as long as it has a say, or nothing was decided yet."""
+    is_alone = config.net_weight == 1.0 and bool(config.stretches)
+    if config.bases != "linear" or is_alone:
+        return None
+    history_length = choose_history_length(config.season_lengths, config.context_length, MAX_CONTEXT_LENGTH, config.horizon)
+    return Preparation(replace(config, bases="all", history_length=history_length), prior, device)
 
 
 def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -259,7 +259,8 @@ def describe(series: Series, kept: Series, config: Config) -> list[str]:
     warnings = []
     if len(kept) < len(series):
         warnings.append(f"{len(series) - len(kept)} series with fewer than two values were left out.")
-    constant = sum(float(np.nanmin(kept[i])) == float(np.nanmax(kept[i])) for i in range(len(kept)))
+    starts = kept.offsets[:-1]  # [S], and no series is empty
+    constant = int(np.sum(np.fmin.reduceat(kept.values, starts) == np.fmax.reduceat(kept.values, starts)))
     if constant:
         warnings.append(f"{constant} of {len(kept)} series {'is' if constant == 1 else 'are'} constant.")
     short = int((kept.lengths < config.context_length).sum())
@@ -267,6 +268,10 @@ def describe(series: Series, kept: Series, config: Config) -> list[str]:
         verb = "is" if short == 1 else "are"
         warnings.append(f"{short} of {len(kept)} series {verb} shorter than the context of {config.context_length}.")
     return warnings
+
+
+def finite(number: float) -> float | None:
+    return number if np.isfinite(number) else None
 
 
 class Reporter:
@@ -311,7 +316,7 @@ class Reporter:
                     loss=report.loss,
                     validation_loss=report.validation_loss,
                     learning_rate=report.learning_rate,
-                    gradient_norm=report.gradient_norm,
+                    gradient_norm=finite(report.gradient_norm),
                 )
                 self._on_progress(self._last)
 

@@ -35,9 +35,9 @@ def huber(error: Tensor) -> Tensor:
     return torch.where(size <= HUBER, 0.5 * error**2, HUBER * (size - 0.5 * HUBER))
 
 
-POINT_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"mse": torch.square, "mae": torch.abs, "huber": huber}
+POINT_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"mse": lambda error: error * error, "mae": torch.abs, "huber": huber}
 
 
 def average(losses: Tensor, observed: Tensor) -> Tensor:
     """[B, H] -> scalar."""
-    return (losses * observed).sum() / observed.sum().clamp(min=1)
+    return (losses * (observed / observed.sum().clamp(min=1))).sum()

@@ -30,7 +30,7 @@ class Optimizer:
         self._parameters = [one for one in parameters if one.requires_grad]
         self._decay = 0.0 if name in ("adam", "adamw") else weight_decay
         state = [[torch.zeros_like(one) for one in self._parameters] for _ in range(STATES[name])]
-        self._steps = [torch.zeros((), device=one.device) for one in self._parameters]
+        self._ages = [0] * len(self._parameters)
         self._name, self._state, self._weight_decay = name, state, weight_decay
 
     def clear(self) -> None:
@@ -39,13 +39,15 @@ class Optimizer:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """All that it remembers, for a training that is to go on later."""
-        parts = {**{f"state.{number}": tensors for number, tensors in enumerate(self._state)}, "steps": self._steps}
-        return {f"{part}.{index}": one for part, tensors in parts.items() for index, one in enumerate(tensors)}
+        kept = {f"state.{at}.{index}": one for at, tensors in enumerate(self._state) for index, one in enumerate(tensors)}
+        return {**kept, "ages": torch.tensor(self._ages)}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `to_tensors`."""
-        for name, one in self.to_tensors().items():
-            one.copy_(tensors[name])
+        for at, kept in enumerate(self._state):
+            for index, one in enumerate(kept):
+                one.copy_(tensors[f"state.{at}.{index}"])
+        self._ages = tensors["ages"].tolist()
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -68,15 +70,16 @@ class Optimizer:
                 roots = torch._foreach_add(torch._foreach_sqrt(state[0]), EPSILON)
                 torch._foreach_addcdiv_(parameters, gradients, roots, -learning_rate)
             case _:  # Kingma & Ba (2015)
-                steps = [self._steps[index] for index in moved]
-                torch._foreach_add_(steps, 1)
+                for index in moved:
+                    self._ages[index] += 1
+                ages = {age: parameters[0].new_full((), age, dtype=torch.float32) for age in {self._ages[i] for i in moved}}
                 (torch._fused_adamw_ if self._name == "adamw" else torch._fused_adam_)(
                     parameters,
                     gradients,
                     state[0],
                     state[1],
                     [],
-                    steps,
+                    [ages[self._ages[index]] for index in moved],
                     lr=learning_rate,
                     beta1=BETAS[0],
                     beta2=BETAS[1],
@@ -88,10 +91,17 @@ class Optimizer:
 
 
 @torch.no_grad()
+def measure_gradient(parameters: Iterable[nn.Parameter]) -> float:
+    """The norm of the whole gradient."""
+    gradients = [gradient for one in parameters if (gradient := one.grad) is not None]
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+
+
+@torch.no_grad()
 def clip_gradient(parameters: Iterable[nn.Parameter], limit: float) -> float:
     """The norm of the whole gradient, which is then scaled to be at most `limit` (Pascanu et al., 2013)."""
-    gradients = [gradient for one in parameters if (gradient := one.grad) is not None]
-    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    parameters = list(parameters)
+    norm = measure_gradient(parameters)
     if norm > limit:
-        torch._foreach_mul_(gradients, limit / (norm + 1e-6))
+        torch._foreach_mul_([gradient for one in parameters if (gradient := one.grad) is not None], limit / (norm + 1e-6))
     return norm

@@ -32,7 +32,7 @@ def choose_textbook(request: Request, series: Series, config: Config, halvings: 
     batch_size = windows if request.batch_size == "all" else min(windows, request.batch_size or BATCH_SIZE)
     batch_size = max(1, batch_size >> halvings)
     epoch = math.ceil(windows / batch_size)
-    steps, why = min(EPOCHS * epoch, max(MOST_STEPS, epoch)), f"{EPOCHS} epochs, or {MOST_STEPS} steps if that is fewer"
+    steps, why = min(EPOCHS * epoch, MOST_STEPS), f"{EPOCHS} epochs, or {MOST_STEPS} steps if that is fewer"
     if request.max_epochs is not None:
         steps, why = request.max_epochs * epoch, f"{request.max_epochs} epochs of {epoch} steps"
     if request.max_steps is not None:

@@ -15,7 +15,7 @@ from app.lstm.config import Config
 from app.lstm.device import lower_precision
 from app.lstm.inputs import Inputs
 from app.lstm.losses import Loss, make_loss
-from app.lstm.optimizer import Optimizer, clip_gradient
+from app.lstm.optimizer import Optimizer, clip_gradient, measure_gradient
 from app.lstm.state import LoopState
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
 
@@ -40,13 +40,17 @@ SMOOTHING = 10
 
 @dataclass(frozen=True)
 class StepReport:
-    """What happened in one step; `step` counts from 1 in each network."""
+    """What happened in one step; `step` counts from 1 in each network. The gradient's norm is known until the next one begins."""
 
     step: int
     loss: float
     learning_rate: float
-    gradient_norm: float
+    measure_norm: Callable[[], float]
     validation_loss: float | None = None
+
+    @property
+    def gradient_norm(self) -> float:
+        return self.measure_norm()
 
 
 Watch = Callable[[Callable[[], LoopState]], None]
@@ -108,7 +112,6 @@ def _train(
     if saved is not None:
         best, least, smooth, begun = saved.restore(network, averaged, optimizer), saved.least, saved.smooth, saved.step
     every = max(1, steps // (TEXTBOOK_CHECKS if textbook else CHECKS))
-    clip = math.inf if config.gradient_clip is None else config.gradient_clip
     for step, (inputs, target, observed) in enumerate(batches, start=begun + 1):
         rate = peak if textbook else peak * schedule(step, steps)
         with lower_precision(config.precision, device):
@@ -118,7 +121,9 @@ def _train(
             loss = loss + config.l1 * torch.stack([weights.abs().sum() for weights in network.parameters()]).sum()
         optimizer.clear()
         loss.backward()  # type: ignore[no-untyped-call]
-        length = clip_gradient(parameters, clip)
+        measure_norm = partial(measure_gradient, parameters)  # which costs something, and is looked at now and then
+        if config.gradient_clip is not None:
+            measure_norm = partial(float, clip_gradient(parameters, config.gradient_clip))
         optimizer.step(rate)
         if not textbook:
             with torch.no_grad():
@@ -131,9 +136,9 @@ def _train(
             score = score_held_out(network, averaged, held_out, measure)
             if score < least and not textbook:
                 least, best = score, {name: one.clone() for name, one in averaged.items()}
-        if not all(math.isfinite(number) for number in (value, length, score or 0.0)):
-            raise diverged(step, steps, loss=value, gradient_norm=length, validation_loss=score)
-        on_step(StepReport(step, value, rate, length, score))
+        if not (math.isfinite(value) and math.isfinite(score or 0.0)):
+            raise diverged(step, steps, loss=value, validation_loss=score)
+        on_step(StepReport(step, value, rate, measure_norm, score))
         if ended:
             break
         if watch is not None:
@@ -201,13 +206,17 @@ def draw_epochs(
     while True:
         order = rng.permutation(len(windows))
         for numbers in np.split(order, range(size, len(order), size)):
-            rows = torch.from_numpy(numbers if small else np.arange(len(numbers))).to(prepare.device)
-            batches = torch.split(rows, config.batch_size)
+            batches = range(0, len(numbers), config.batch_size)
             passed, skip = min(skip, len(batches)), max(0, skip - len(batches))
             if passed == len(batches):
                 continue
-            inputs, target, observed = block or draw_block(windows.series, windows.cutoffs(numbers), prepare)
-            for batch in batches[passed:]:
+            if block is None:
+                inputs, target, observed = draw_block(windows.series, windows.cutoffs(numbers), prepare)
+            else:
+                rows = torch.from_numpy(numbers).to(prepare.device)
+                inputs, target, observed = block[0][rows], block[1][rows], block[2][rows]
+            for at in batches[passed:]:
+                batch = slice(at, at + config.batch_size)
                 yield inputs[batch], target[batch], observed[batch]
 
 

@@ -12,8 +12,9 @@ from app.database import database_now
 from app.errors import WorkerLost
 from app.processes import is_running
 from app.settings import Settings
-from app.tables import Training
+from app.tables import Training, Workspace
 from app.training import presence, service
+from app.training.turns import list_turns
 
 JUMP_SWEEPS = 6
 JUMP_SECONDS = 5.0
@@ -45,24 +46,32 @@ class Claim:
 
 
 def claim(session: Session, settings: Settings, owner: str, devices: Sequence[str]) -> Claim | None:
-    """Takes the oldest training that waits for one of `devices`; None when nothing waits.
+    """Takes the oldest training that waits for one of `devices` of the workspace whose turn it is; None when nothing waits.
 
     One for `auto` is left to a CUDA worker as long as one is alive that could take it now.
     """
     sweep(session, settings)
     now = database_now(session)
     takes_auto = "cuda" in devices or not _is_cuda_free(session, settings)
+    waits = (
+        Training.status == "queued",
+        Training.searching.is_(False),
+        Training.device_wanted.in_(["auto", *devices] if takes_auto else devices),
+    )
+    for workspace_id in list_turns(session, settings, waits):
+        taken = _take(session, settings, owner, now, [*waits, Training.workspace_id == workspace_id])
+        if taken is not None:
+            session.execute(sa.update(Workspace).where(Workspace.id == workspace_id).values(claimed_at=now))
+            return taken
+    return None
+
+
+def _take(
+    session: Session, settings: Settings, owner: str, now: datetime, waits: Sequence[sa.ColumnElement[bool]]
+) -> Claim | None:
+    """The oldest training for which all of `waits` is true and that nobody else takes at this moment."""
     oldest = (
-        sa.select(Training.id)
-        .where(
-            Training.status == "queued",
-            Training.searching.is_(False),
-            Training.device_wanted.in_(["auto", *devices] if takes_auto else devices),
-        )
-        .order_by(Training.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
+        sa.select(Training.id).where(*waits).order_by(Training.id).limit(1).with_for_update(skip_locked=True).scalar_subquery()
     )
     taken = session.execute(
         sa.update(Training)

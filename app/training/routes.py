@@ -9,9 +9,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import faults, tracing
+from app import faults, quotas, tracing
 from app.database import Database
 from app.dependencies import (
+    AuditNeeded,
     DatabaseNeeded,
     GateNeeded,
     ModelName,
@@ -31,6 +32,7 @@ from app.telemetry import log
 from app.training import service, trials
 from app.training.schemas import HistoryItem, HistoryOutput, ProgressOutput, TrainingInput, TrainingList, TrainingOutput
 from app.training.search_schemas import TrialList, TrialOutput
+from app.training.streams import Streams
 
 router = APIRouter(prefix="/v1", tags=["trainings"])
 Name = Annotated[str | None, Query(pattern=NAME_PATTERN)]
@@ -65,9 +67,12 @@ def request_training(
             wanted.model_dump(mode="json"),
             repeat=not wanted.model_fields_set,
             max_horizon=settings.max_horizon,
+            max_network_weights=settings.max_network_weights,
             request_id=request.scope["request_id"],
             traceparent=tracing.current_traceparent(),
         )
+        if is_new:
+            quotas.check_training(session, settings, training)
         answer = _describe(session, [training])[0]
         once.keep(session, caller.workspace_id, 202, answer)
         faults.reach("request.flushed")
@@ -110,10 +115,11 @@ def get_training(session: ReadSession, caller: ReadCaller, training: str) -> Tra
 
 
 @router.post("/trainings/{training}/cancel", status_code=202)
-def cancel_training(session: WriteSession, caller: TrainCaller, training: str) -> TrainingOutput:
+def cancel_training(session: WriteSession, caller: TrainCaller, audit: AuditNeeded, training: str) -> TrainingOutput:
     """A queued one ends at once, a running one within two seconds. 409 once it has ended."""
     found = service.get_training(session, caller.workspace_id, training)
     service.cancel(session, found)
+    audit.note(session, caller, "cancel training", training)
     answer = _describe(session, [found])[0]
     session.commit()
     return answer
@@ -146,7 +152,14 @@ def find_training(database: DatabaseNeeded, caller: ReadCaller, training: str) -
         return service.get_training(session, caller.workspace_id, training).public_id
 
 
-@router.get("/trainings/{training}/events", response_class=EventSourceResponse)
+async def hold_stream(request: Request, caller: ReadCaller) -> AsyncIterator[None]:
+    """A place among the workspace's streams, until this one has ended."""
+    streams: Streams = request.app.state.streams
+    with streams.hold(caller.workspace_id):
+        yield
+
+
+@router.get("/trainings/{training}/events", dependencies=[Depends(hold_stream)], response_class=EventSourceResponse)
 async def stream_events(
     database: DatabaseNeeded,
     settings: SettingsNeeded,

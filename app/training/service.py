@@ -12,11 +12,11 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app import __version__, calendar
+from app import __version__, calendar, quotas
 from app.contract import parse_moment
 from app.database import add_or_sum, database_now, insert_or_ignore, utc_now
 from app.datasets import service as datasets
-from app.errors import InvalidRequest, NotFound, NothingToLearn, TrainingEnded
+from app.errors import InvalidRequest, NetworkTooLarge, NotFound, NothingToLearn, TrainingEnded
 from app.lstm import config as workshop
 from app.registry import service as registry
 from app.tables import ENDED_STATUSES, Dataset, Model, Training, TrainingEvent, TrainingState, TrainingTotal
@@ -25,6 +25,10 @@ from app.training import trials
 PUBLIC_ID = re.compile(r"[a-z0-9-]{1,36}")
 TOTAL_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, math.inf)
 """The upper bounds by which ended trainings are counted."""
+USUAL_HIDDEN = 64
+"""About what the workshop chooses where no hidden_size is asked for."""
+MOST_BASES = 24
+"""Weights of the last layer for each step beside the quantiles: one for each classical forecast, and their sum's."""
 NO_PROGRESS: dict[str, Any] = {
     "fraction": 0.0,
     "step": 0,
@@ -43,6 +47,7 @@ def request(
     *,
     repeat: bool,
     max_horizon: int,
+    max_network_weights: int,
     request_id: str,
     traceparent: str | None = None,
 ) -> tuple[Training, bool]:
@@ -56,6 +61,7 @@ def request(
     dataset = _find_dataset(session, workspace_id, model, frozen)
     frozen["dataset"] = dataset.name
     _fill_horizon(model, frozen, max_horizon)
+    _check_network(trials.find_largest(frozen), max_network_weights)
     cutoff_step, data_revision = _freeze_data(session, dataset, frozen)
     for variant in trials.list_variants(frozen):
         workshop.check(to_workshop_request(variant, dataset, threads=1))
@@ -196,6 +202,8 @@ def _count_end(session: Session, training: Training) -> None:
         {"status": training.status, "at_most_seconds": at_most_seconds},
         {"count": 1, "seconds": seconds},
     )
+    if ended is not None and (own := quotas.measure_training(session, training)):
+        quotas.charge_training(session, training.workspace_id, ended, own)
 
 
 def summarise(event: dict[str, Any], *, seconds: float) -> dict[str, Any]:
@@ -297,6 +305,25 @@ def _fill_horizon(model: Model | None, frozen: dict[str, Any], max_horizon: int)
     if frozen["horizon"] > max_horizon:
         detail = f"expected at most {max_horizon} (ENGRAM_MAX_HORIZON), found {frozen['horizon']}"
         raise InvalidRequest(f"#/horizon: {detail}", errors=[{"pointer": "#/horizon", "detail": detail}])
+
+
+def _check_network(frozen: dict[str, Any], max_weights: int) -> None:
+    """Refuses a network that nobody could train, before a worker tries. What was not asked for is chosen small."""
+    hidden, layers = frozen["network"]["hidden_size"] or USUAL_HIDDEN, frozen["network"]["num_layers"] or 1
+    inputs = frozen["context_length"] or workshop.MAX_CONTEXT_LENGTH
+    recurrent = 4 * hidden * (2 * inputs + hidden) + (layers - 1) * 8 * hidden * hidden
+    head = 2 * hidden * (3 * hidden + inputs) + 2 * hidden * frozen["horizon"] * (len(frozen["quantile_levels"]) + MOST_BASES)
+    if recurrent + head > max_weights and (frozen["network"]["hidden_size"] or frozen["network"]["num_layers"]):
+        detail = (
+            f"expected a network of at most {max_weights} weights (ENGRAM_MAX_NETWORK_WEIGHTS), and {layers} layers of {hidden} with a horizon "
+            f"of {frozen['horizon']} and {len(frozen['quantile_levels'])} quantile levels have up to {recurrent + head}"
+        )
+        raise NetworkTooLarge(
+            f"#/network: {detail}",
+            errors=[{"pointer": "#/network", "detail": detail}],
+            max_network_weights=max_weights,
+            found=recurrent + head,
+        )
 
 
 def _find_equal(

@@ -5,8 +5,8 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -63,9 +63,10 @@ def supervise(
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
     ours, theirs = processes.Pipe()
-    process = processes.Process(target=child.run, args=(theirs,), daemon=True)
+    process = processes.Process(target=child.run, args=(theirs, settings.max_training_bytes), daemon=True)
     try:
-        process.start()
+        with _beating(database, settings, claim):
+            process.start()
     except (OSError, EOFError) as error:
         log.warning("the training's process did not start: the forkserver was killed; it is tried again", error=str(error))
         return Outcome("killed"), []
@@ -79,6 +80,26 @@ def supervise(
         process.kill()
         process.join()
         ours.close()
+
+
+@contextmanager
+def _beating(database: Database, settings: Settings, claim: Claim) -> Iterator[None]:
+    """Keeps the lease while a worker's first child waits for the forkserver: torch from a cold disk may take longer than a lease."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            with suppress(*DATABASE_AWAY), database.write() as session:
+                claims.beat(session, settings, claim)
+                session.commit()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class _Watch:

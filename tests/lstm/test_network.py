@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from app.lstm.choices import choose
@@ -8,6 +9,7 @@ from app.lstm.config import Request
 from app.lstm.inputs import Preparation
 from app.lstm.network import Network, answer_of_prior
 from app.lstm.prior import load_prior
+from app.lstm.stack import Stack
 from app.lstm.windows import Series
 
 
@@ -59,3 +61,14 @@ def test_without_a_prior_it_starts_as_the_mean_of_the_linear_forecasts(monthly, 
     torch.testing.assert_close(quantiles[..., 3], inputs.bases.mean(-1))
     assert (quantiles.diff(dim=-1) > 0).all()
     assert np.isfinite(scaling.undo(quantiles[..., 6].detach().double().numpy())).all()
+
+
+@pytest.mark.parametrize("asked", [{}, {"num_layers": 2, "context_length": 31}])
+def test_nets_side_by_side_answer_as_each_alone(monthly, asked):
+    prepare, network = build(monthly, **asked)
+    other = build(monthly, **asked)[1]
+    for each in (network, other):
+        torch.nn.init.normal_(each.out.weight, std=0.05)
+    inputs, _ = prepare(np.random.default_rng(0).lognormal(0, 1, (5, 48)))
+    with torch.no_grad():
+        torch.testing.assert_close(Stack([network, other])(inputs), torch.stack([network(inputs), other(inputs)]))
