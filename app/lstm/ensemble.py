@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.lstm.config import Config
+from app.lstm.choices import choose_history_length
+from app.lstm.config import MAX_CONTEXT_LENGTH, Config
 from app.lstm.decision import Decision, Trial, decide, stretch_gaps
 from app.lstm.inputs import Inputs, Preparation, measure_seasonal_change
 from app.lstm.network import Network, answer_of_prior
@@ -27,13 +28,14 @@ class Ensemble:
         self.networks = [network.eval() for network in networks]
         self.device = device
         self._prepare = Preparation(config, prior, device)
+        self._elder = prepare_for_prior(config, prior, device)
         self._stack: Stack | None = None
         self._middle = config.quantile_levels.index(0.5)
 
     @property
     def reach(self) -> int:
         """How many observations before a cutoff are looked at."""
-        return self._prepare.reach
+        return max(self._prepare.reach, 0 if self._elder is None else self._elder.reach)
 
     def predict(self, contexts: Floats) -> Floats:
         """Contexts [B, L] -> quantiles [B, H, Q], finite and ordered along Q."""
@@ -65,9 +67,16 @@ class Ensemble:
             if self._stack is None:
                 self._stack = Stack([cast(Network, network) for network in self.networks])
             inputs, scaling = self._prepare(contexts)
-            each = self._stack(inputs)  # [nets, B, H, Q]
-            prior = answer_of_prior(inputs, self._middle)  # [B, H, Q]
-        return to_numpy(each.double().mean(0)), to_numpy(prior.double()), scaling, inputs
+            net = to_numpy(self._stack(inputs).double().mean(0))  # [B, H, Q]
+            return net, self._ask_prior(contexts, inputs, scaling), scaling, inputs
+
+    def _ask_prior(self, contexts: Floats, inputs: Inputs, scaling: Scaling) -> Floats:
+        """[B, H, Q] in the windows' units. Nets that learned from linear forecasts have windows of another make."""
+        if self._elder is None:
+            return to_numpy(answer_of_prior(inputs, self._middle).double())
+        inputs, own = self._elder(contexts)
+        answer = to_numpy(answer_of_prior(inputs, self._middle).double())  # [B, H, Q]
+        return scaling.apply(own.undo(answer.reshape(len(answer), -1))).reshape(answer.shape)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything that was learned, by name; on the CPU."""
@@ -93,6 +102,15 @@ class Ensemble:
             network.load_state_dict(select(tensors, f"nets.{number}."), assign=True)
             networks.append(network.to(device))
         return cls(config, prior, networks, device)
+
+
+def prepare_for_prior(config: Config, prior: Prior, device: torch.device) -> Preparation | None:
+    """What the prior needs beside windows of linear forecasts, as long as it has a say, or nothing was decided yet."""
+    is_alone = config.net_weight == 1.0 and bool(config.stretches)
+    if config.bases != "linear" or is_alone:
+        return None
+    history_length = choose_history_length(config.season_lengths, config.context_length, MAX_CONTEXT_LENGTH, config.horizon)
+    return Preparation(replace(config, bases="all", history_length=history_length), prior, device)
 
 
 def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -180,6 +180,10 @@ class Preparation:
     def join(self, parts: "Sequence[Inputs]") -> Inputs:
         return Inputs.join(parts)
 
+    def weigh(self, inputs: Inputs) -> Tensor:
+        """What each window counts in the loss, [B, 1]: between alike in its own units and alike in those of MASE."""
+        return measure_seasonal_change(inputs.window, self.config.season_length) ** -0.5
+
     def to_tensor(self, array: "Floats | np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
 

@@ -59,6 +59,10 @@ class PlainPreparation:
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts))
 
+    def weigh(self, inputs: Tensor) -> Tensor:
+        """Every window counts alike, [B, 1]."""
+        return inputs.new_ones(len(inputs), 1)
+
     def to_tensor(self, array: "Floats | np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
 

@@ -55,7 +55,7 @@ class StepReport:
 
 Watch = Callable[[Callable[[], LoopState]], None]
 Block = tuple[Inputs | Tensor, Tensor, Tensor]
-"""Inputs of B windows, their targets [B, H] in the windows' units, and where these were observed [B, H], 0 or 1."""
+"""Inputs of B windows, their targets [B, H] in the windows' units, and what each counts [B, H], 0 where it was not observed."""
 
 
 def train_network(
@@ -233,4 +233,4 @@ def _draw_block(series: Series, cutoffs: Cutoffs, prepare: AnyPreparation) -> Bl
     targets = scaling.apply(gather_targets(series, cutoffs, prepare.config.horizon))  # [B, H]
     usable = np.isfinite(targets) & np.isfinite(contexts).any(1, keepdims=True)  # [B, H]
     targets = np.clip(np.nan_to_num(targets), -FURTHEST_TARGET, FURTHEST_TARGET)
-    return inputs, prepare.to_tensor(targets), prepare.to_tensor(usable)
+    return inputs, prepare.to_tensor(targets), prepare.to_tensor(usable) * prepare.weigh(inputs)

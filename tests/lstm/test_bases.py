@@ -198,3 +198,24 @@ def test_the_quick_ones_are_the_same_as_among_all():
     for place, name in enumerate(quick.names):
         # A product over more rows rounds its sums in another order.
         np.testing.assert_allclose(b[..., place], a[..., everything.names.index(name)], rtol=1e-5, atol=1e-6)
+
+
+def test_smoothing_without_the_season_by_hand():
+    season = np.array([3.0, -1.0, -2.0, 0.0])
+    level = np.array([1.0, 2.0, 4.0, 3.0, 5.0, 4.0, 6.0, 8.0])
+    history = level + np.tile(season, 2)
+    shape = history.reshape(2, 4).mean(0)
+    shape = shape - shape.mean()
+    plain = history - np.tile(shape, 2)
+    smoothed = {}
+    for alpha in (0.2, 0.3, 0.5):
+        smoothed[alpha] = plain[0]
+        for value in plain[1:]:
+            smoothed[alpha] += alpha * (value - smoothed[alpha])
+    line = np.polyfit(np.arange(8), plain, 1)[0]
+    bases = FixedBases(8, 5, (4,), CPU, deseasoned=True)
+    ahead = dict(zip(bases.names, bases(torch.tensor(history[None], dtype=torch.float32))[0].numpy().T, strict=True))
+    repeated = np.resize(shape, 5)
+    np.testing.assert_allclose(ahead["slow.0"], smoothed[0.2] + repeated, atol=1e-4)
+    np.testing.assert_allclose(ahead["fast.0"], smoothed[0.5] + repeated, atol=1e-4)
+    np.testing.assert_allclose(ahead["line.0"], smoothed[0.3] + 0.5 * line * np.arange(1, 6) + repeated, atol=1e-4)

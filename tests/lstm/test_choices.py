@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from app.lstm.choices import choose, choose_context_length, choose_history_length, choose_patch_length, positive_share
+from app.lstm.choices import (
+    choose,
+    choose_context_length,
+    choose_history_length,
+    choose_patch_length,
+    least_seen,
+    positive_share,
+)
 from app.lstm.config import MAX_CONTEXT_LENGTH, Request
 from app.lstm.windows import Series
 
@@ -35,3 +42,15 @@ def test_the_logarithm_is_for_positive_data():
 
 def test_a_missing_value_is_not_negative():
     assert positive_share(Series.of([np.array([1.0, np.nan, 2.0])])) == 1.0
+
+
+def test_long_series_are_learned_from_whole_windows_and_linear_forecasts():
+    steps = np.arange(5000.0)
+    long = Series.of([10 + np.sin(2 * np.pi * steps / 24 + phase) for phase in range(12)])
+    config = choose(Request(horizon=24, candidate_season_lengths=(24,)), long, "cpu")
+    assert config.bases == "linear"
+    assert config.history_length == config.context_length == least_seen(config)
+    many_short = Series.of([10 + np.sin(steps[:100]) for _ in range(1000)])
+    short = choose(Request(horizon=6, candidate_season_lengths=(12,)), many_short, "cpu")
+    assert short.bases == "all"
+    assert least_seen(short) < short.context_length

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,20 @@ def test_masked_is_not_zero(monthly):
     masked, zeroed = contexts.copy(), contexts.copy()
     masked[0, 40], zeroed[0, 40] = np.nan, 0.0
     assert not torch.allclose(network(prepare(masked)[0]), network(prepare(zeroed)[0]))
+
+
+def test_without_a_prior_it_starts_as_the_mean_of_the_linear_forecasts(monthly, seasonal):
+    config = replace(choose(Request(horizon=6, candidate_season_lengths=(12,)), monthly, "cpu"), bases="linear")
+    config = replace(config, history_length=config.context_length)
+    prepare = Preparation(config, load_prior(), torch.device("cpu"))
+    network = Network(config, prepare.feature_count, prepare.base_count).eval()
+    contexts = np.stack([seasonal(60), 1e9 * seasonal(60, noise=20.0)])
+    contexts[0, 50:53] = np.nan
+    inputs, scaling = prepare(contexts)
+    quantiles = network(inputs)
+    torch.testing.assert_close(quantiles[..., 3], inputs.bases.mean(-1))
+    assert (quantiles.diff(dim=-1) > 0).all()
+    assert np.isfinite(scaling.undo(quantiles[..., 6].detach().double().numpy())).all()
 
 
 @pytest.mark.parametrize("asked", [{}, {"num_layers": 2, "context_length": 31}])
