@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -229,6 +230,7 @@ def draw_block(series: Series, cutoffs: Cutoffs, prepare: AnyPreparation) -> Blo
 
 def _draw_block(series: Series, cutoffs: Cutoffs, prepare: AnyPreparation) -> Block:
     contexts = gather_contexts(series, cutoffs, prepare.reach)  # [B, R]
+    inputs: Any  # of the preparation's own kind
     inputs, scaling = prepare(contexts)
     targets = scaling.apply(gather_targets(series, cutoffs, prepare.config.horizon))  # [B, H]
     usable = np.isfinite(targets) & np.isfinite(contexts).any(1, keepdims=True)  # [B, H]
