@@ -12,8 +12,8 @@ from app.lstm.textbook import choose_textbook
 from app.lstm.windows import Series, TrainingWindows
 
 LONGEST_PATCH = 48
-MANY_WINDOWS = 150_000
-"""From here on the classical forecasts need not be the finest: the net learns what they lack."""
+MANY_WINDOWS, MANY_EACH = 50_000, 150
+"""Of all series, and of each: from here on a net finds out by itself what a prior and fitted forecasts would tell it."""
 
 
 GRADIENT_CLIP = 1.0
@@ -43,10 +43,10 @@ class Amount:
 AMOUNTS = (
     Amount(2_000, 32, nets=1, steps=300, batch_size=32, learning_rate=1e-3, dropout=0.3, weight_decay=0.05, net_weight=0.25),
     Amount(30_000, 64, nets=2, steps=600, batch_size=32, learning_rate=1e-3, dropout=0.3, weight_decay=0.1, net_weight=0.5),
-    Amount(150_000, 64, nets=2, steps=1200, batch_size=32, learning_rate=2e-3, dropout=0.3, weight_decay=0.1, net_weight=0.75),
-    Amount(
-        math.inf, 64, nets=2, steps=1200, batch_size=128, learning_rate=3e-3, dropout=0.1, weight_decay=1e-4, net_weight=1.0
-    ),
+    Amount(math.inf, 64, nets=2, steps=1200, batch_size=32, learning_rate=2e-3, dropout=0.3, weight_decay=0.1, net_weight=0.75),
+)
+LONG_SERIES = Amount(
+    math.inf, 64, nets=3, steps=500, batch_size=128, learning_rate=1e-2, dropout=0.0, weight_decay=1e-4, net_weight=1.0
 )
 
 
@@ -72,15 +72,16 @@ def choose(request: Request, series: Series, device: str, halvings: int = 0) -> 
     reasons["patch_length"] = "one step of the LSTM per season" if seasons else "short patches where there is no season"
 
     long = int(np.quantile(series.lengths, 0.9))
-    history_length = choose_history_length(seasons, context_length, long, request.horizon)
-
     share = positive_share(series)
     transformation = "log" if share >= 0.5 else "none"
     reasons["transformation"] = f"{share:.0%} of the series are positive throughout; windows that are not take no logarithm"
-    windows = len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
-    bases = "all" if windows < MANY_WINDOWS else "quick"
+    whole = len(TrainingWindows(series, request.horizon, context_length))
+    is_long = whole >= max(MANY_WINDOWS, MANY_EACH * len(series))
+    windows = whole if is_long else len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
+    bases = "linear" if is_long else "all"
+    history_length = context_length if is_long else choose_history_length(seasons, context_length, long, request.horizon)
     reasons["bases"] = f"by the {windows} windows there are to learn from"
-    amount = next(amount for amount in AMOUNTS if windows < amount.windows)
+    amount = LONG_SERIES if is_long else next(amount for amount in AMOUNTS if windows < amount.windows)
     fitting = int(
         min(amount.batch_size * (MORE_ON_CUDA if device == "cuda" else 1), max(16, 2 ** round(math.log2(max(windows, 1) / 4))))
     )
@@ -134,8 +135,9 @@ def positive_share(series: Series) -> float:
 
 
 def least_seen(config: Config) -> int:
-    """How many observations a window must have before its cutoff to be learned from; a textbook knows only whole ones."""
-    return config.context_length if config.is_textbook else least_context(config.season_lengths, config.context_length)
+    """How many observations a window must have before its cutoff to be learned from; where series are long only whole ones."""
+    whole = config.is_textbook or config.bases == "linear"
+    return config.context_length if whole else least_context(config.season_lengths, config.context_length)
 
 
 def least_context(season_lengths: tuple[int, ...], context_length: int) -> int:

@@ -92,6 +92,7 @@ def evaluate(
         "n_windows": len(cutoffs),
         "series": len(np.unique(cutoffs.series)),
         "per_step": score_per_step(actual, quantiles, levels, scales),
+        "baseline_per_step": score_per_step(actual, naive, levels, scales),
     }
     if champion is not None:
         champions_predict, champions_levels = champion

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from app.errors import NothingToLearn
-from app.lstm.architectures import AnyEnsemble, assemble, prepare_windows
+from app.lstm.architectures import AnyEnsemble, assemble, build_network, prepare_windows
 from app.lstm.choices import MORE_SHARE, choose, least_seen
 from app.lstm.config import Config, Request, check
 from app.lstm.decision import Trial
 from app.lstm.device import Place, choose_device, relieve
 from app.lstm.evaluation import Backtest, BacktestForecasts, Predict, empty_metrics, evaluate, plan_backtest
 from app.lstm.forecaster import Forecaster
+from app.lstm.state import Journal, Offer, Saved, from_bytes
 from app.lstm.textbook import prepare_final_fit
 from app.lstm.trainer import StepReport, draw_block, train_network
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
@@ -60,22 +61,27 @@ def learn(
     on_progress: Callable[[Progress], None],
     clock: Callable[[], float],
     champion: Forecaster | None = None,
+    offer: Offer | None = None,
+    state: bytes | None = None,
 ) -> Learned:
     """Learn from every series with two values or more; `clock` gives seconds and only turns a time budget into steps.
 
-    A GPU without memory for it gets smaller batches, then the CPU does it. Raises what `learn_on` raises.
+    A GPU without memory for it gets smaller batches, then the CPU does it. `offer` is given after each step what makes the bytes of
+    where the training stands; given such bytes of the same series and request as `state`, it goes on from there. (Of another device
+    or version they are passed over.) Raises what `learn_on` raises.
     """
     check(request)
     torch.set_num_threads(request.threads)
     place, notes = Place(choose_device(request.device)), []
     while True:
         try:
-            learned = learn_on(place, series, request, on_progress, clock, champion)
+            learned = learn_on(place, series, request, on_progress, clock, champion, offer, state)
         except torch.OutOfMemoryError:
             if place.device.type == "cpu":
                 raise
             place, note = relieve(place)
             notes.append(note)
+            state = None  # it was of the larger batches
             torch.cuda.empty_cache()
         else:
             return replace(learned, warnings=[*notes, *learned.warnings])
@@ -89,6 +95,8 @@ def learn_on(
     on_progress: Callable[[Progress], None],
     clock: Callable[[], float],
     champion: Forecaster | None,
+    offer: Offer | None,
+    state: bytes | None,
 ) -> Learned:
     """Choose, backtest, fit, there.
 
@@ -103,15 +111,20 @@ def learn_on(
     backtest = plan_backtest(kept, request.horizon, request.n_windows, request.step_size)
     inner = None if backtest is None else plan_inner(backtest.training, request.horizon, request.architecture == "plain")
     before = kept if backtest is None else backtest.training if inner is None else inner.training
-    config = choose(
-        request, before, device.type, place.halvings
-    )  # by what the backtest may see: the same nets go on to everything
-    if request.max_seconds is not None:
+    # By what the backtest may see: the same nets go on to everything.
+    config = choose(request, before, device.type, place.halvings)
+    saved = from_bytes(state) if state is not None else None
+    if saved is not None and saved.config.device == config.device:
+        config = saved.config
+    else:
+        saved = None
+    if request.max_seconds is not None and saved is None:
         config = fit_budget(before, config, request, device, clock)
     final_config = prepare_final_fit(config, request, kept) if config.is_textbook else config
     config = replace(config, more_steps=final_config.more_steps)
     warnings = describe(series, kept, config)
-    report = Reporter(on_progress, config, backtest is not None, request.backtest_only)
+    report = Reporter(on_progress, config, backtest is not None, saved, request.backtest_only)
+    journal = Journal(config, offer, saved, report.count_done)
 
     metrics, kept_forecasts, trial, nets = empty_metrics(), None, None, None
     if backtest is None:
@@ -121,7 +134,7 @@ def learn_on(
             )
         warnings.append(f"No series is long enough to hold out a horizon of {request.horizon}: there was no backtest.")
     else:
-        ensemble = fit(before, config, device, report.begin("backtest"), held_out=inner)
+        ensemble = fit(before, config, device, report.begin("backtest"), held_out=inner, journal=journal.enter("backtest"))
         nets = ensemble.networks
         trial = None if inner is None else try_out(ensemble, inner)
         forecaster = Forecaster(ensemble.settle(ensemble.decide(trial)))
@@ -136,7 +149,8 @@ def learn_on(
             return Learned(b"", forecaster.config, metrics, None, warnings)
         held_out = try_out(ensemble, backtest)
         trial = held_out if trial is None else trial + held_out
-    final = fit(kept, final_config, device, report.begin("fit"), learned=None if config.is_textbook else nets)
+    learned = None if config.is_textbook else nets
+    final = fit(kept, final_config, device, report.begin("fit"), learned=learned, journal=journal.enter("fit"))
     decision = final.decide(trial)
     if not decision.calibrated:
         widths = "as learned, or assume normal errors" if config.is_textbook else "mostly the prior's"
@@ -177,17 +191,36 @@ def fit(
     *,
     held_out: Backtest | None = None,
     learned: list[nn.Module] | None = None,
+    journal: Journal | None = None,
 ) -> AnyEnsemble:
-    """Every net of the ensemble, one after the other, on all of `series`: new ones, or `learned` ones that go on."""
+    """Every net of the ensemble, one after the other, on all of `series`: new ones, or `learned` ones that go on.
+
+    Nets that the `journal` knows to be done are not learned again, and the one that was at work goes on.
+    """
     windows = TrainingWindows(series, config.horizon, least_seen(config))
     prepare = prepare_windows(config, device)
     block = None if held_out is None else draw_block(held_out.series, pick_tried(held_out.cutoffs), prepare)
-    networks = [
-        train_network(
-            windows, prepare, config, number, on_step, held_out=block, learned=None if learned is None else learned[number]
-        )
-        for number in range(config.nets)
-    ]
+    networks: list[nn.Module] = []
+    for number in range(config.nets):
+        done = None if journal is None else journal.find(number)
+        if done is not None:
+            network = build_network(prepare).to(device)
+            network.load_state_dict(done)
+        else:
+            network = train_network(
+                windows,
+                prepare,
+                config,
+                number,
+                on_step,
+                held_out=block,
+                learned=None if learned is None else learned[number],
+                saved=None if journal is None else journal.take_up(number),
+                watch=None if journal is None else journal.watch(number),
+            )
+            if journal is not None:
+                journal.finish(number, network)
+        networks.append(network)
     return assemble(config, networks, device)
 
 
@@ -244,20 +277,29 @@ def finite(number: float) -> float | None:
 class Reporter:
     """Turns the steps of all nets into progress over the whole, about a hundred times."""
 
-    def __init__(self, on_progress: Callable[[Progress], None], config: Config, twice: bool, once: bool = False) -> None:
+    def __init__(
+        self, on_progress: Callable[[Progress], None], config: Config, twice: bool, saved: Saved | None, once: bool = False
+    ) -> None:
         self._on_progress = on_progress
         first, more = config.steps * config.nets, 0 if once else config.more_steps * config.nets
         self._ends = {"backtest": first, "fit": first + more} if twice else {"fit": first}
         self._steps = max(self._ends.values())
         self._every = max(1, -(-self._steps // REPORTS))
-        self._done = 0
-        self._last = Progress("backtest" if twice else "fit", 0.0, 0, self._steps)
+        self._saved = saved
+        self._done = 0 if saved is None else saved.done
+        phase = "backtest" if twice else "fit"
+        self._last = Progress(phase if saved is None else saved.phase, self._done / self._steps, self._done, self._steps)
         on_progress(self._last)
+
+    def count_done(self) -> int:
+        return self._done
 
     def begin(self, phase: str) -> Callable[[StepReport], None]:
         """The listener of one phase. A net that stops early leaves a gap, which `end` closes."""
         start, end = self._done, self._ends[phase]
         nets = 0
+        if self._saved is not None and self._saved.phase == phase:  # the net that was at work goes on
+            start, nets = self._saved.done - self._saved.loop.step, 1
 
         def on_step(report: StepReport) -> None:
             nonlocal start, nets

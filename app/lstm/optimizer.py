@@ -37,6 +37,18 @@ class Optimizer:
         for one in self._parameters:
             one.grad = None
 
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All that it remembers, for a training that is to go on later."""
+        kept = {f"state.{at}.{index}": one for at, tensors in enumerate(self._state) for index, one in enumerate(tensors)}
+        return {**kept, "ages": torch.tensor(self._ages)}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `to_tensors`."""
+        for at, kept in enumerate(self._state):
+            for index, one in enumerate(kept):
+                one.copy_(tensors[f"state.{at}.{index}"])
+        self._ages = tensors["ages"].tolist()
+
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         moved = [index for index, one in enumerate(self._parameters) if one.grad is not None]

@@ -16,6 +16,7 @@ from app.lstm.device import lower_precision
 from app.lstm.inputs import Inputs
 from app.lstm.losses import Loss, make_loss
 from app.lstm.optimizer import Optimizer, clip_gradient, measure_gradient
+from app.lstm.state import LoopState
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
 
 BLOCK = 2048
@@ -52,6 +53,7 @@ class StepReport:
         return self.measure_norm()
 
 
+Watch = Callable[[Callable[[], LoopState]], None]
 Block = tuple[Inputs | Tensor, Tensor, Tensor]
 """Inputs of B windows, their targets [B, H] in the windows' units, and where these were observed [B, H], 0 or 1."""
 
@@ -65,10 +67,13 @@ def train_network(
     *,
     held_out: Block | None = None,
     learned: nn.Module | None = None,
+    saved: LoopState | None = None,
+    watch: Watch | None = None,
 ) -> nn.Module:
     """One net of the ensemble, by its `number`: a new one, or what `learned` becomes when it goes on for `more_steps`.
 
-    With `held_out` the best of its averaged weights stay, else the last; of a textbook's always the last. Raises TrainingDiverged when the loss is no longer
+    With `held_out` the best of its averaged weights stay, else the last; of a textbook's always the last. With `saved` it goes on
+    from there; `watch` is told after each step but the last how to capture where it stands. Raises TrainingDiverged when the loss is no longer
     finite.
     """
     with torch.random.fork_rng(devices=[]):
@@ -81,7 +86,8 @@ def train_network(
             steps, peak = config.more_steps, config.learning_rate * MORE_RATE
         if steps:
             draw = draw_epochs if config.is_textbook else draw_batches
-            _train(network.train(), draw(windows, prepare, config, rng), config, steps, peak, held_out, on_step)
+            batches = draw(windows, prepare, config, rng, skip=0 if saved is None else saved.step)
+            _train(network.train(), batches, config, steps, peak, held_out, on_step, saved, watch)
         return network.eval()
 
 
@@ -93,6 +99,8 @@ def _train(
     peak: float,
     held_out: Block | None,
     on_step: Callable[[StepReport], None],
+    saved: LoopState | None,
+    watch: Watch | None,
 ) -> None:
     device = next(network.parameters()).device
     measure = make_loss(config.loss, config.quantile_levels, device)
@@ -100,9 +108,11 @@ def _train(
     optimizer = Optimizer(parameters, config.optimizer, config.weight_decay)
     textbook = config.is_textbook
     averaged = {name: value.detach() if textbook else value.detach().clone() for name, value in network.named_parameters()}
-    best, least, smooth = averaged, math.inf, 0.0
+    best, least, smooth, begun = averaged, math.inf, 0.0, 0
+    if saved is not None:
+        best, least, smooth, begun = saved.restore(network, averaged, optimizer), saved.least, saved.smooth, saved.step
     every = max(1, steps // (TEXTBOOK_CHECKS if textbook else CHECKS))
-    for step, (inputs, target, observed) in enumerate(batches, start=1):
+    for step, (inputs, target, observed) in enumerate(batches, start=begun + 1):
         rate = peak if textbook else peak * schedule(step, steps)
         with lower_precision(config.precision, device):
             output = network(inputs)
@@ -131,6 +141,8 @@ def _train(
         on_step(StepReport(step, value, rate, measure_norm, score))
         if ended:
             break
+        if watch is not None:
+            watch(partial(LoopState.of, step, least, smooth, network, averaged, {} if best is averaged else best, optimizer))
     network.load_state_dict(averaged if held_out is None else best)
     if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
         raise diverged(steps, steps, weights=math.inf)
@@ -161,36 +173,49 @@ def schedule(step: int, steps: int) -> float:
 
 
 def draw_batches(
-    windows: TrainingWindows, prepare: AnyPreparation, config: Config, rng: np.random.Generator
+    windows: TrainingWindows, prepare: AnyPreparation, config: Config, rng: np.random.Generator, *, skip: int = 0
 ) -> Iterator[Block]:
-    """Endless batches of (inputs, target [B, H], observed [B, H]); few windows are all prepared once, many in blocks."""
+    """Endless batches of (inputs, target [B, H], observed [B, H]); few windows are all prepared once, many in blocks.
+
+    The first `skip` batches are gone through, for the sake of those behind them, and not prepared.
+    """
     small = len(windows) <= BLOCK
     block = None
     while True:
-        if block is None or not small:
-            numbers = np.arange(len(windows)) if small else rng.integers(len(windows), size=BLOCK)
-            block = draw_block(windows.series, windows.cutoffs(numbers), prepare)
-        inputs, target, observed = block
-        for _ in range(PASSES):
-            order = torch.from_numpy(rng.permutation(len(target))).to(prepare.device)
+        numbers = np.arange(len(windows)) if small else rng.integers(len(windows), size=BLOCK)
+        block = block if small else None
+        for _ in range(1 if config.bases == "linear" else PASSES):
+            order = torch.from_numpy(rng.permutation(len(numbers))).to(prepare.device)
             for rows in torch.split(order, config.batch_size):
+                if skip:
+                    skip -= 1
+                    continue
+                block = draw_block(windows.series, windows.cutoffs(numbers), prepare) if block is None else block
+                inputs, target, observed = block
                 yield inputs[rows], target[rows], observed[rows]
 
 
-def draw_epochs(windows: TrainingWindows, prepare: AnyPreparation, config: Config, rng: np.random.Generator) -> Iterator[Block]:
-    """Endless epochs: every window once in each, in an order drawn anew, the last batch of each being what is left."""
+def draw_epochs(
+    windows: TrainingWindows, prepare: AnyPreparation, config: Config, rng: np.random.Generator, *, skip: int = 0
+) -> Iterator[Block]:
+    """Endless epochs: every window once in each, in an order drawn anew, the last batch of each being what is left; the first
+    `skip` batches are gone through and not prepared."""
     size = max(1, BLOCK // config.batch_size) * config.batch_size
     small = len(windows) <= size
     block = draw_block(windows.series, windows.cutoffs(np.arange(len(windows))), prepare) if small else None
     while True:
         order = rng.permutation(len(windows))
         for numbers in np.split(order, range(size, len(order), size)):
+            batches = range(0, len(numbers), config.batch_size)
+            passed, skip = min(skip, len(batches)), max(0, skip - len(batches))
+            if passed == len(batches):
+                continue
             if block is None:
                 inputs, target, observed = draw_block(windows.series, windows.cutoffs(numbers), prepare)
             else:
                 rows = torch.from_numpy(numbers).to(prepare.device)
                 inputs, target, observed = block[0][rows], block[1][rows], block[2][rows]
-            for at in range(0, len(numbers), config.batch_size):
+            for at in batches[passed:]:
                 batch = slice(at, at + config.batch_size)
                 yield inputs[batch], target[batch], observed[batch]
 

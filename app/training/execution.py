@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from sqlalchemy.orm import Session
 
-from app import tracing
+from app import faults, tracing
 from app.database import Database
 from app.datasets import service as datasets
 from app.errors import EngramError
@@ -32,6 +32,7 @@ class Work:
     series: Series
     request: Request
     champion: bytes | None
+    state: bytes | None
     series_ids: list[int]
     first_steps: np.ndarray
     data: dict[str, Any]
@@ -62,9 +63,11 @@ class Executor:
         began_ns = time.time_ns()
         with self._database.write() as session:
             claim = claims.claim(session, self._settings, self.name, self._devices)
+            faults.reach("claim.taken")
             session.commit()
         if claim is None:
             return None
+        faults.reach("claim.committed")
         names = {"training_id": claim.public_id, "request_id": claim.request_id}
         with (
             structlog.contextvars.bound_contextvars(**names),
@@ -95,7 +98,7 @@ class Executor:
         try:
             with tracing.span("read"), self._database.read() as session:
                 work = self._read(session, claim)
-            order = (work.series, work.request, work.champion)
+            order = (work.series, work.request, work.champion, work.state, self._settings.checkpoint_seconds)
             with tracing.span("fit"):
                 judge = searches.is_hopeless if work.is_trial else None
                 outcome, progress = supervise(
@@ -128,12 +131,16 @@ class Executor:
             "cutoff": datasets.grid_of(dataset).to_labels(np.array([training.cutoff_step]))[0],
             "fingerprint": values.fingerprint,
         }
+        state = service.find_state(session, claim.training_id, values.fingerprint) if claim.attempt > 1 else None
+        if state is not None:
+            log.info("training goes on from a checkpoint", step=state.step, left_by_attempt=state.attempt)
         return Work(
             series=Series(values.values, values.offsets),
             request=service.to_workshop_request(
                 wanted, dataset, threads=self._settings.training_threads, backtest_only=is_trial
             ),
             champion=champion,
+            state=state.data if state is not None else None,
             series_ids=values.series_ids,
             first_steps=values.first_steps,
             data=data,
@@ -147,8 +154,10 @@ class Executor:
         while outcome.kind != "lost":
             try:
                 with self._database.write() as session:
-                    ended = _write_outcome(session, claim, work, outcome, progress)
+                    ended = self._write_outcome(session, claim, work, outcome, progress)
+                    faults.reach("finish.flushed")
                     session.commit()
+                    faults.reach("finish.committed")
                     return ended
             except DATABASE_AWAY:
                 if time.monotonic() > patience:
@@ -156,15 +165,26 @@ class Executor:
                 time.sleep(LOOK_SECONDS)
         return "lost"
 
+    def _write_outcome(
+        self, session: Session, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]
+    ) -> str:
+        training = claims.lock(session, claim)
+        if training is None:
+            return "lost"
+        service.append_events(session, training.id, training.workspace_id, "progress", progress)
+        if outcome.kind == "stopped":
+            if outcome.content:
+                service.keep_state(session, training.id, training.workspace_id, claim.attempt, outcome.content)
+            claims.hand_back(session, claim)
+            return "queued"
+        if outcome.kind == "killed":
+            claims.put_back(session, self._settings, training)
+            return training.status
+        _end(session, training, work, outcome, progress)
+        return training.status
 
-def _write_outcome(session: Session, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]) -> str:
-    if outcome.kind == "stopped":
-        claims.hand_back(session, claim)
-        return "queued"
-    training = claims.lock(session, claim)
-    if training is None:
-        return "lost"
-    service.append_events(session, training.id, training.workspace_id, "progress", progress)
+
+def _end(session: Session, training: Training, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]) -> None:
     if outcome.kind == "cancelled" or training.cancel_requested:
         service.end(session, training, "cancelled")
     elif outcome.kind == "dropped":
@@ -175,7 +195,6 @@ def _write_outcome(session: Session, claim: Claim, work: Work | None, outcome: O
         _register(session, training, work, outcome.content)
     else:
         service.end(session, training, "failed", problem=outcome.content)
-    return training.status
 
 
 def _register(session: Session, training: Training, work: Work, learned: dict[str, Any]) -> None:
@@ -193,6 +212,7 @@ def _register(session: Session, training: Training, work: Work, learned: dict[st
             promote=training.request["promote"],
         )
     )
+    faults.reach("finish.registered")
     service.end(
         session,
         training,

@@ -75,6 +75,13 @@ def list_variants(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [with_values(request, {name: each}) for name, each in choices] or [with_values(request, {})]
 
 
+def find_largest(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The request itself, or with the largest network that its search was told to look at."""
+    asked = (request.get("search") or {}).get("space") or {}
+    sizes = {name: asked[name] for name in ("hidden_size", "num_layers", "context_length") if asked.get(name)}
+    return with_values(request, {name: max(one) if isinstance(one, list) else one["high"] for name, one in sizes.items()})
+
+
 def read_values(search: Training, trial: Training) -> dict[str, Any]:
     """What this trial tried."""
     return {name: read_value(trial.request, name) for name in choose_space(search.request)}

@@ -204,7 +204,8 @@ def test_a_worker_that_stops_hands_its_training_back(client: Client, executor: E
 
 def test_lists_page(client: Client) -> None:
     client.post_air()
-    ids = [client.post("/v1/models/air/trainings", json={"dataset": "air", "horizon": 6}).json()["id"] for _ in range(3)]
+    bodies = [{"dataset": "air", "horizon": horizon} for horizon in (4, 5, 6)]
+    ids = [client.post("/v1/models/air/trainings", json=body).json()["id"] for body in bodies]
     first = client.get("/v1/trainings?limit=2").json()
     second = client.get(f"/v1/trainings?limit=2&cursor={first['next_cursor']}").json()
     assert [item["id"] for item in first["items"] + second["items"]] == ids[::-1]
