@@ -15,7 +15,7 @@ STREAMS = "/events"
 
 
 class Admission:
-    """Refuses with 503 what comes while `most` requests are at work in this process."""
+    """Refuses with 503 what comes while `most` requests are at work in this process. One that only waits for its refusal calls `leave`."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self.app = app
@@ -33,7 +33,15 @@ class Admission:
                 retry_after=RETRY_SECONDS,
             )
         self.at_work += 1
+        is_here = True
+
+        def leave() -> None:
+            nonlocal is_here
+            self.at_work -= is_here
+            is_here = False
+
+        scope["leave"] = leave
         try:
             await self.app(scope, receive, send)
         finally:
-            self.at_work -= 1
+            leave()

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,14 +73,16 @@ class Database:
         if target.drivername == "postgresql":
             target = target.set(drivername="postgresql+psycopg")
         if target.get_backend_name() == "sqlite":
-            if target.database and target.database != ":memory:":
-                Path(target.database).parent.mkdir(parents=True, exist_ok=True)
+            if (file := find_sqlite_file(target)) is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
             self.engine = sa.create_engine(target, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
             event.listen(self.engine, "connect", _prepare_sqlite)
             _Turns().listen(self.engine)
         else:
             self.engine = sa.create_engine(target, pool_pre_ping=True, connect_args={"connect_timeout": 5, **SILENCE})
             event.listen(self.engine, "connect", _prepare_postgres)
+        self._file = self.sqlite_path
+        self._watch: sqlite3.Connection | None = None
         self._write_engine = self.engine.execution_options(immediate=True)
         self._read_engine = self._look_engine = self.engine
         if self.dialect == "postgresql":  # SQLite's transactions see one snapshot anyway
@@ -94,8 +96,21 @@ class Database:
     @property
     def sqlite_path(self) -> Path | None:
         """The file, where there is one."""
-        name = self.engine.url.database
-        return Path(name) if self.dialect == "sqlite" and name and name != ":memory:" else None
+        return find_sqlite_file(self.engine.url)
+
+    def stamp(self) -> int | None:
+        """A number that changes with every commit of any process: what was read after it was taken stands as long as it is the same.
+        Takes a few microseconds and waits for nobody, so the event loop may ask, and only the loop. None where that is not known:
+        PostgreSQL has nothing like it, and a SQLite file may be busy."""
+        if self._file is None:
+            return None
+        try:
+            if self._watch is None:
+                self._watch = sqlite3.connect(self._file, timeout=0, isolation_level=None, check_same_thread=False)
+            stamp: int = self._watch.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.OperationalError:
+            return None
+        return stamp
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -116,6 +131,8 @@ class Database:
             yield session
 
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         self.engine.dispose()
 
 
@@ -126,6 +143,16 @@ def is_disk_full(error: BaseException) -> bool:
         code = getattr(cause, "sqlite_errorcode", 0)
         return code in NO_ROOM
     return isinstance(cause, psycopg.errors.DiskFull)
+
+
+def find_sqlite_file(url: str | sa.URL) -> Path | None:
+    """The file that such a URL names, whether it is there or not; None where it names none, or one in SQLite's own way (`file:`)."""
+    with suppress(sa.exc.ArgumentError):
+        target = sa.make_url(url)
+        name = target.database or ":memory:"
+        if target.get_backend_name() == "sqlite" and not name.startswith((":memory:", "file:")):
+            return Path(name)
+    return None
 
 
 def utc_now() -> datetime:

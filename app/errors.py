@@ -4,9 +4,11 @@ EngramError                      status  slug
 ├── BadRequest                   400     bad-request
 ├── Unauthorized                 401     unauthorized
 ├── Forbidden                    403     forbidden
+│   └── CrossSite                403     cross-site
 ├── NotFound                     404     not-found
 ├── MethodNotAllowed             405     method-not-allowed
 ├── NotAcceptable                406     not-acceptable
+├── RequestTimeout               408     request-timeout
 ├── Conflict                     409     conflict
 │   ├── AlreadyExists            409     already-exists
 │   ├── DatasetNotEmpty          409     dataset-not-empty
@@ -15,10 +17,12 @@ EngramError                      status  slug
 │   ├── HorizonTooLong           409     horizon-too-long
 │   ├── RequestAtWork            409     request-at-work
 │   ├── TrainingEnded            409     training-ended
-│   └── VersionServes            409     version-serves
+│   ├── VersionServes            409     version-serves
+│   └── WorkspaceFull            409     workspace-full
 ├── BackupDamaged                422     backup-damaged
 ├── BodyTooLarge                 413     body-too-large
 ├── UnsupportedMediaType         415     unsupported-media-type
+├── HostNotAllowed               421     host-not-allowed
 ├── InvalidRequest               422     invalid-request
 │   ├── InvalidObservations      422     invalid-observations
 │   ├── FreqUndetermined         422     freq-undetermined
@@ -27,11 +31,19 @@ EngramError                      status  slug
 │   ├── SpanTooLong              422     span-too-long
 │   ├── NothingToLearn           422     nothing-to-learn
 │   ├── KeyReused                422     key-reused
+│   ├── JsonTooDeep              422     json-too-deep
+│   ├── NetworkTooLarge          422     network-too-large
+│   ├── AnswerTooLarge           422     answer-too-large
 │   ├── ContextTooShort          422     context-too-short
 │   └── QuantileOutOfRange       422     quantile-out-of-range
+├── RateLimited                  429     rate-limited
+├── TooManyStreams               429     too-many-streams
+├── QuotaUsedUp                  429     quota-used-up
+├── HeadTooLarge                 431     head-too-large
 ├── TrainingFailed               500     training-failed        (a training's outcome, never an answer's status)
 │   ├── TrainingDiverged         500     training-diverged
 │   ├── OutOfMemory              500     out-of-memory
+│   ├── TrialDropped             500     trial-dropped
 │   ├── TimeLimitReached         500     time-limit
 │   └── WorkerLost               500     worker-lost
 ├── InternalError                500     internal-error
@@ -40,7 +52,8 @@ EngramError                      status  slug
 ├── DiskFull                     507     disk-full
 └── Unavailable                  503     unavailable
     ├── Overloaded               503     overloaded
-    └── PepperMissing            503     pepper-missing
+    ├── PepperMissing            503     pepper-missing
+    └── TooManyConnections       503     too-many-connections
 
 An error carries a class per reason, the HTTP status on the class, a `detail` that says where, what was expected and what was
 found, and the facts as fields. `docs/problems.md` says the cure of each. Standard library only.
@@ -92,6 +105,10 @@ class Forbidden(EngramError):
     status, slug, title = 403, "forbidden", "The key may not do this"
 
 
+class CrossSite(Forbidden):
+    slug, title = "cross-site", "Another site's page may not do this"
+
+
 class NotFound(EngramError):
     status, slug, title = 404, "not-found", "There is no such thing"
 
@@ -102,6 +119,10 @@ class MethodNotAllowed(EngramError):
 
 class NotAcceptable(EngramError):
     status, slug, title = 406, "not-acceptable", "No format that was asked for can be given"
+
+
+class RequestTimeout(EngramError):
+    status, slug, title = 408, "request-timeout", "The request was not sent in time"
 
 
 class Conflict(EngramError):
@@ -140,6 +161,10 @@ class VersionServes(Conflict):
     slug, title = "version-serves", "The version serves"
 
 
+class WorkspaceFull(Conflict):
+    slug, title = "workspace-full", "The workspace may store no more"
+
+
 class BackupDamaged(EngramError):
     status, slug, title = 422, "backup-damaged", "The file is no whole backup"
 
@@ -150,6 +175,10 @@ class BodyTooLarge(EngramError):
 
 class UnsupportedMediaType(EngramError):
     status, slug, title = 415, "unsupported-media-type", "The body's type is not one that is read here"
+
+
+class HostNotAllowed(EngramError):
+    status, slug, title = 421, "host-not-allowed", "The service is not known by this name"
 
 
 class InvalidRequest(EngramError):
@@ -184,12 +213,40 @@ class KeyReused(InvalidRequest):
     slug, title = "key-reused", "The Idempotency-Key came with another request"
 
 
+class JsonTooDeep(InvalidRequest):
+    slug, title = "json-too-deep", "The JSON is nested too deep"
+
+
+class NetworkTooLarge(InvalidRequest):
+    slug, title = "network-too-large", "The network would be too large"
+
+
+class AnswerTooLarge(InvalidRequest):
+    slug, title = "answer-too-large", "The answer would be too large"
+
+
 class ContextTooShort(InvalidRequest):
     slug, title = "context-too-short", "There is nothing to forecast from"
 
 
 class QuantileOutOfRange(InvalidRequest):
     slug, title = "quantile-out-of-range", "The quantile level was not learned"
+
+
+class RateLimited(EngramError):
+    status, slug, title = 429, "rate-limited", "Too many requests"
+
+
+class TooManyStreams(EngramError):
+    status, slug, title = 429, "too-many-streams", "The workspace follows too many streams"
+
+
+class QuotaUsedUp(EngramError):
+    status, slug, title = 429, "quota-used-up", "The workspace has used up what it may"
+
+
+class HeadTooLarge(EngramError):
+    status, slug, title = 431, "head-too-large", "The head of the request is too large"
 
 
 class TrainingFailed(EngramError):
@@ -204,6 +261,10 @@ class TrainingDiverged(TrainingFailed):
 
 class OutOfMemory(TrainingFailed):
     slug, title = "out-of-memory", "The training needed more memory than there is"
+
+
+class TrialDropped(TrainingFailed):
+    slug, title = "trial-dropped", "The trial was not worth its end"
 
 
 class TimeLimitReached(TrainingFailed):
@@ -240,3 +301,7 @@ class Overloaded(Unavailable):
 
 class PepperMissing(Unavailable):
     slug, title = "pepper-missing", "Keys cannot be checked or made here"
+
+
+class TooManyConnections(Unavailable):
+    slug, title = "too-many-connections", "The service holds as many connections as it may"

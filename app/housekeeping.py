@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app import sqlite_broker
+from app import audit, sqlite_broker
 from app.database import Database, database_now, tidy_sqlite
 from app.idempotency import KEPT as KEPT_KEYS
 from app.registry import service as registry
@@ -116,12 +116,18 @@ def _delete(session: Session, table: Any, old: sa.Select[int]) -> int:
     return len(session.scalars(statement.execution_options(synchronize_session=False)).all())
 
 
+def _remove_audit(session: Session, settings: Settings) -> int:
+    before = database_now(session) - timedelta(days=settings.kept_audit_days)
+    return audit.remove_entries(session, written_before=before, limit=ROWS_AT_ONCE)
+
+
 STEPS: dict[str, Callable[[Session, Settings], int]] = {
     "versions": _remove_versions,
     "events": _remove_events,
     "idempotency_keys": _remove_keys,
     "workers": _remove_workers,
     "schedulers": _remove_schedulers,
+    "audit_entries": _remove_audit,
 }
 
 

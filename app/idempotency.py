@@ -1,7 +1,7 @@
 """`Idempotency-Key`: a request that is sent again gets its first answer again. The key is committed together with the effect.
 
-A route does its work inside `hold`, hands what it found there back if that is not None, and calls `keep` before it commits:
-a request that was refused or cut off leaves no key, and may be sent again under it.
+A route does its work inside `hold` (or `alone` and `find`), hands what it found there back if that is not None, and calls `keep`
+before it commits: a request that was refused or cut off leaves no key, and may be sent again under it.
 """
 
 import hashlib
@@ -61,18 +61,31 @@ class Once:
 
         Raises KeyReused where another request came under the key, and RequestAtWork while the first is not done.
         """
+        with self.alone(workspace_id):
+            yield self.find(session, workspace_id)
+
+    @contextmanager
+    def alone(self, workspace_id: int) -> Iterator[None]:
+        """Keeps this process's other requests under the key away: for a transaction that is shared, and begins and ends in here."""
         if self._key is None:
-            yield None
+            yield
             return
         place = (workspace_id, self._key)
         if not self._at_work.take(place):
             raise _at_work(self._key)
         try:
-            if not _lock(session, place):
-                raise _at_work(self._key)
-            yield self._find(session, place)
+            yield
         finally:
             self._at_work.give_back(place)
+
+    def find(self, session: Session, workspace_id: int) -> dict[str, Any] | None:
+        """As `hold`, inside of `alone`: until the transaction ends, no other process causes the effect."""
+        if self._key is None:
+            return None
+        place = (workspace_id, self._key)
+        if not _lock(session, place):
+            raise _at_work(self._key)
+        return self._find(session, place)
 
     def keep(self, session: Session, workspace_id: int, status: int, answer: BaseModel) -> None:
         """Writes the answer beside its effect; the caller commits both."""

@@ -135,8 +135,8 @@ def test_models_are_told_with_the_scores_of_the_version_that_serves(client: Clie
     trained = client.train(executor, "air", dataset="air", horizon=6, **QUICK)
     assert trained["status"] == "succeeded"
     before = scrape(client)
-    for _ in range(2):
-        assert client.post("/v1/models/air/forecasts", json={"series": ["air"]}).status_code == 200
+    for horizon in (6, 5, 5):
+        assert client.post("/v1/models/air/forecasts", json={"series": ["air"], "horizon": horizon}).status_code == 200
     samples = scrape(client)
     labels = {"workspace": "default", "model": "air"}
     assert value(samples, "engram_model_version", **labels) == 1
@@ -150,6 +150,8 @@ def test_models_are_told_with_the_scores_of_the_version_that_serves(client: Clie
         ("engram_forecaster_cache_misses_total", 1),
         ("engram_forecast_seconds_count", 2),
         ("engram_forecast_series_sum", 2),
+        ("engram_answer_cache_hits_total", 1),
+        ("engram_answer_cache_misses_total", 2),
     ):
         assert value(samples, name) - value(before, name) == more, name
     assert value(samples, "engram_forecaster_cache_bytes") > 10_000
@@ -162,7 +164,14 @@ def test_a_bounded_number_of_models_is_told(client: Client, database: Database, 
     with database.write() as session:
         for age, name in enumerate(("newest", "middle", "oldest")):
             training, _ = service.request(
-                session, 1, name, {**DEFAULTS, "dataset": "air", "horizon": 3}, repeat=False, max_horizon=9, request_id=""
+                session,
+                1,
+                name,
+                {**DEFAULTS, "dataset": "air", "horizon": 3},
+                repeat=False,
+                max_horizon=9,
+                max_network_weights=10**9,
+                request_id="",
             )
             version = monitoring.Version(
                 workspace_id=1,

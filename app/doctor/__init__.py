@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import sqlalchemy.exc
 
-from app.database import Database
+from app.database import Database, find_sqlite_file
 from app.doctor import deep, machine, rows
 from app.doctor.finding import Finding, fail
 from app.settings import Settings
@@ -43,6 +43,10 @@ def examine(settings: Settings, *, is_deep: bool = False) -> Iterator[Finding]:
     """Every check's word, as it comes; with `is_deep` of everything stored too."""
     for of_machine in OF_THE_MACHINE:
         yield of_machine(settings)
+    if (file := find_sqlite_file(settings.database_url)) is not None and not file.exists():
+        cure = "run `engram migrate` or `engram serve`, which make it, or say where it is: ENGRAM_DATA_DIR, ENGRAM_DATABASE_URL"
+        yield fail("database", f"there is no {file}", cure)  # to open it would make it, and this command changes nothing
+        return
     try:
         database = Database(settings.database_url)
     except (OSError, ImportError, sqlalchemy.exc.SQLAlchemyError) as error:

@@ -12,11 +12,10 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.lstm.config import Config
-from app.lstm.network import Network
-from app.lstm.optimizer import AdamW
+from app.lstm.optimizer import Optimizer
 
 FORMAT = 1
 """Raised when the tensors or numbers change their meaning: a training then begins anew."""
@@ -43,10 +42,10 @@ class LoopState:
         step: int,
         least: float,
         smooth: float,
-        network: Network,
+        network: nn.Module,
         averaged: dict[str, Tensor],
         best: dict[str, Tensor],
-        optimizer: AdamW,
+        optimizer: Optimizer,
     ) -> "LoopState":
         device = next(network.parameters()).device
         random = {"cpu": torch.get_rng_state()}
@@ -54,7 +53,7 @@ class LoopState:
             random["cuda"] = torch.cuda.get_rng_state(device)
         return cls(step, least, smooth, network.state_dict(), averaged, best, optimizer.to_tensors(), random)
 
-    def restore(self, network: Network, averaged: dict[str, Tensor], optimizer: AdamW) -> dict[str, Tensor]:
+    def restore(self, network: nn.Module, averaged: dict[str, Tensor], optimizer: Optimizer) -> dict[str, Tensor]:
         """Puts everything back in its place; the best weights so far, which are the averaged ones while nothing was scored."""
         device = next(network.parameters()).device
         network.load_state_dict(self.weights)
@@ -106,7 +105,7 @@ class Journal:
         saved = self._saved
         return saved.loop if saved is not None and (saved.phase, saved.number) == (self._phase, number) else None
 
-    def finish(self, number: int, network: Network) -> None:
+    def finish(self, number: int, network: nn.Module) -> None:
         self._nets[f"{self._phase}.{number}"] = network.state_dict()
 
     def watch(self, number: int) -> Callable[[Callable[[], LoopState]], None] | None:

@@ -22,14 +22,17 @@ from app.errors import EngramError, OutOfMemory
 OOM_SCORE = "500"
 
 
-def run(connection: Connection) -> None:
-    """Receives (series, request, champion's artifact or None, state to go on from or None, seconds between checkpoints); sends
+def run(connection: Connection, max_bytes: int) -> None:
+    """Learns within `max_bytes` of memory beyond what the process begins with (0: no limit).
+
+    Receives (series, request, champion's artifact or None, state to go on from or None, seconds between checkpoints); sends
     ("progress" | "state", ...)* and one of ("done" | "failed" | "crashed", ...). Any message later asks for its state at once.
 
     What is sent is plain: the supervisor could not unpickle the workshop's classes without importing torch.
     """
     # Here, not above: the supervisor imports this module to name `run`. The forkserver has it all loaded already.
     from app.lstm import Forecaster, Progress, learn
+    from app.lstm.device import choose_device
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the supervisor decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -50,6 +53,8 @@ def run(connection: Connection) -> None:
             kept_at = time.monotonic()
 
     try:
+        if max_bytes and choose_device(request.device).type == "cpu":
+            _limit_memory(max_bytes)  # CUDA reserves addresses by the terabyte, which says nothing of what it uses
         learned = learn(
             series,
             request,
@@ -65,13 +70,20 @@ def run(connection: Connection) -> None:
         connection.send(("failed", _no_memory(error)))
     except RuntimeError as error:
         # torch says so in words only: the CPU's allocator raises a plain RuntimeError, CUDA's a subclass of it
-        memory = "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()
+        memory = any(words in str(error).lower() for words in ("out of memory", "can't allocate memory", "bad_alloc"))
         connection.send(("failed", _no_memory(error)) if memory else ("crashed", traceback.format_exc()))
     except Exception:  # noqa: BLE001 - the supervisor turns it into the training's problem and logs it
         connection.send(("crashed", traceback.format_exc()))
     else:
         backtest = None if learned.backtest is None else vars(learned.backtest)
         connection.send(("done", {**vars(learned), "backtest": backtest}))
+
+
+def _limit_memory(max_bytes: int) -> None:
+    """Of addresses: an allocation beyond it fails as if the machine had no more, here and not in whoever else needs memory then."""
+    with suppress(OSError, ValueError):
+        begun = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (begun + max_bytes, begun + max_bytes))
 
 
 def _listen(connection: Connection, asked: threading.Event) -> None:

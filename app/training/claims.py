@@ -12,8 +12,9 @@ from app.database import database_now
 from app.errors import WorkerLost
 from app.processes import is_running
 from app.settings import Settings
-from app.tables import Training
+from app.tables import Training, Workspace
 from app.training import presence, service
+from app.training.turns import list_turns
 
 JUMP_SWEEPS = 6
 JUMP_SECONDS = 5.0
@@ -45,20 +46,32 @@ class Claim:
 
 
 def claim(session: Session, settings: Settings, owner: str, devices: Sequence[str]) -> Claim | None:
-    """Takes the oldest training that waits for one of `devices`; None when nothing waits.
+    """Takes the oldest training that waits for one of `devices` of the workspace whose turn it is; None when nothing waits.
 
     One for `auto` is left to a CUDA worker as long as one is alive that could take it now.
     """
     sweep(session, settings)
     now = database_now(session)
     takes_auto = "cuda" in devices or not _is_cuda_free(session, settings)
+    waits = (
+        Training.status == "queued",
+        Training.searching.is_(False),
+        Training.device_wanted.in_(["auto", *devices] if takes_auto else devices),
+    )
+    for workspace_id in list_turns(session, settings, waits):
+        taken = _take(session, settings, owner, now, [*waits, Training.workspace_id == workspace_id])
+        if taken is not None:
+            session.execute(sa.update(Workspace).where(Workspace.id == workspace_id).values(claimed_at=now))
+            return taken
+    return None
+
+
+def _take(
+    session: Session, settings: Settings, owner: str, now: datetime, waits: Sequence[sa.ColumnElement[bool]]
+) -> Claim | None:
+    """The oldest training for which all of `waits` is true and that nobody else takes at this moment."""
     oldest = (
-        sa.select(Training.id)
-        .where(Training.status == "queued", Training.device_wanted.in_(["auto", *devices] if takes_auto else devices))
-        .order_by(Training.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
+        sa.select(Training.id).where(*waits).order_by(Training.id).limit(1).with_for_update(skip_locked=True).scalar_subquery()
     )
     taken = session.execute(
         sa.update(Training)
@@ -90,7 +103,9 @@ def find_left_for_cuda(session: Session, devices: Sequence[str]) -> str | None:
     """The training that a claim for these devices has just left to a CUDA worker: its public id, if there is one."""
     if "cuda" in devices:
         return None
-    query = sa.select(Training.public_id).where(Training.status == "queued", Training.device_wanted == "auto")
+    query = sa.select(Training.public_id).where(
+        Training.status == "queued", Training.searching.is_(False), Training.device_wanted == "auto"
+    )
     return session.scalar(query.order_by(Training.id).limit(1))
 
 
@@ -127,7 +142,7 @@ def sweep(session: Session, settings: Settings) -> None:
     now = database_now(session)
     query = (  # in an order that makes two sweeps at once touch the totals (status, then longest first) in the same one
         sa.select(Training)
-        .where(Training.status == "running")
+        .where(Training.status == "running", Training.searching.is_(False))
         .order_by(Training.cancel_requested.desc(), Training.started_at)
         .with_for_update(skip_locked=True)
     )
@@ -170,14 +185,17 @@ def put_back(session: Session, settings: Settings, training: Training) -> None:
 
 
 def take_stale_hints(session: Session, settings: Settings) -> list[tuple[str, str]]:
-    """(public id, device) of queued trainings whose hint is due again; they count as hinted from now on."""
+    """(public id, device) of queued trainings and of searches whose hint is due again; they count as hinted from now on."""
     now: datetime = database_now(session)
     stale, ahead = (
         now + sign * timedelta(seconds=settings.hint_seconds) for sign in (-1, 1)
     )  # further ahead: the clock was set back
     rows = session.execute(
         sa.update(Training)
-        .where(Training.status == "queued", sa.or_(Training.hinted_at.is_(None), ~Training.hinted_at.between(stale, ahead)))
+        .where(
+            sa.or_(Training.status == "queued", sa.and_(Training.status == "running", Training.searching)),
+            sa.or_(Training.hinted_at.is_(None), ~Training.hinted_at.between(stale, ahead)),
+        )
         .values(hinted_at=now)
         .returning(Training.public_id, Training.device_wanted)
         .execution_options(synchronize_session=False)

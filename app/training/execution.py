@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from app.registry import service as registry
 from app.settings import Settings
 from app.tables import Dataset, Model, Training
 from app.telemetry import log
-from app.training import claims, service
+from app.training import claims, searches, service
 from app.training.claims import Claim
 from app.training.supervision import DATABASE_AWAY, LOOK_SECONDS, Outcome, describe_crash, supervise
 
@@ -35,10 +36,15 @@ class Work:
     series_ids: list[int]
     first_steps: np.ndarray
     data: dict[str, Any]
+    warnings: list[str]
+    is_trial: bool
 
 
 class Executor:
-    """One worker's way to execute trainings, from several threads. `stopping` is set when the worker shuts down."""
+    """One worker's way to execute trainings, from several threads. `stopping` is set when the worker shuts down; `ring` is
+    called with the id and device of each training that was queued here."""
+
+    ring: Callable[[str, str], None]
 
     def __init__(self, database: Database, settings: Settings, name: str, devices: tuple[str, ...]) -> None:
         self.stopping = threading.Event()
@@ -46,11 +52,14 @@ class Executor:
         self._settings = settings
         self.name = name
         self._devices = devices
+        self.ring = lambda training_id, device: None
 
     def execute(self) -> str | None:
         """Executes the training that is first in line; its id, or None when none waits."""
         if self.stopping.is_set():
             return None
+        for training_id, device in searches.advance(self._database, self._settings):
+            self.ring(training_id, device)
         began_ns = time.time_ns()
         with self._database.write() as session:
             claim = claims.claim(session, self._settings, self.name, self._devices)
@@ -91,7 +100,10 @@ class Executor:
                 work = self._read(session, claim)
             order = (work.series, work.request, work.champion, work.state, self._settings.checkpoint_seconds)
             with tracing.span("fit"):
-                outcome, progress = supervise(self._database, self._settings, self.stopping, claim, order, {"data": work.data})
+                judge = searches.is_hopeless if work.is_trial else None
+                outcome, progress = supervise(
+                    self._database, self._settings, self.stopping, claim, order, {"data": work.data}, judge
+                )
         except EngramError as error:
             outcome = Outcome("failed", error.to_problem())
         if outcome.kind == "failed":
@@ -103,7 +115,8 @@ class Executor:
         """Everything the child needs, up to the frozen cutoff, as arrays."""
         training = session.get_one(Training, claim.training_id)
         dataset = session.get_one(Dataset, training.dataset_id)
-        wanted = training.request
+        wanted, warnings = searches.resolve(session, training)
+        is_trial = training.parent_id is not None
         if wanted["device"] == "auto" and "cuda" not in self._devices:
             wanted = {**wanted, "device": "cpu"}  # this worker was told to leave the machine's CUDA alone
         rows = datasets.select_series(session, dataset.id, wanted["series"], wanted["series_prefix"])
@@ -123,12 +136,16 @@ class Executor:
             log.info("training goes on from a checkpoint", step=state.step, left_by_attempt=state.attempt)
         return Work(
             series=Series(values.values, values.offsets),
-            request=service.to_workshop_request(wanted, dataset, threads=self._settings.training_threads),
+            request=service.to_workshop_request(
+                wanted, dataset, threads=self._settings.training_threads, backtest_only=is_trial
+            ),
             champion=champion,
             state=state.data if state is not None else None,
             series_ids=values.series_ids,
             first_steps=values.first_steps,
             data=data,
+            warnings=warnings,
+            is_trial=is_trial,
         )
 
     def _finish(self, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]) -> str:
@@ -170,6 +187,8 @@ class Executor:
 def _end(session: Session, training: Training, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]) -> None:
     if outcome.kind == "cancelled" or training.cancel_requested:
         service.end(session, training, "cancelled")
+    elif outcome.kind == "dropped":
+        service.end(session, training, "cancelled", problem=searches.describe_drop())
     elif work is not None and outcome.kind == "done":
         if progress:
             training.progress = service.summarise(progress[-1], seconds=0.0)
@@ -179,22 +198,26 @@ def _end(session: Session, training: Training, work: Work | None, outcome: Outco
 
 
 def _register(session: Session, training: Training, work: Work, learned: dict[str, Any]) -> None:
-    """The version and the training's end, in the transaction of the caller."""
-    config, metrics, warnings = learned["config"], learned["metrics"], learned["warnings"]
-    version = registry.register_version(
-        session,
-        training,
-        artifact=learned["artifact"],
-        result={"config": config, "data": work.data, "metrics": metrics, "warnings": warnings},
-        windows=_place_windows(work, learned["backtest"]),
-        promote=training.request["promote"],
+    """The version and the training's end, in the transaction of the caller. A trial leaves its scores alone."""
+    config, metrics, warnings = learned["config"], learned["metrics"], [*work.warnings, *learned["warnings"]]
+    version = (
+        None
+        if work.is_trial
+        else registry.register_version(
+            session,
+            training,
+            artifact=learned["artifact"],
+            result={"config": config, "data": work.data, "metrics": metrics, "warnings": warnings},
+            windows=_place_windows(work, learned["backtest"]),
+            promote=training.request["promote"],
+        )
     )
     faults.reach("finish.registered")
     service.end(
         session,
         training,
         "succeeded",
-        version_number=version.number,
+        version_number=None if version is None else version.number,
         progress={**(training.progress or service.NO_PROGRESS), "fraction": 1.0, "eta_seconds": 0.0},
         device=config["device"],
         config=config,

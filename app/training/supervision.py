@@ -5,7 +5,8 @@ import multiprocessing
 import signal
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy.exc
+from sqlalchemy.orm import Session
 
 from app import faults
 from app.database import Database
@@ -32,36 +34,46 @@ FORKSERVER_LOST = 255
 KERNEL_COUNTS = Path("/proc/vmstat")
 DATABASE_AWAY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
 
+Judge = Callable[[Session, int], bool]
+"""Whether the training of this id is not worth its end."""
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a supervised child ended. `lost`: the training is no longer ours, and nothing may be written. `killed`: by somebody, for no
-    reason of its own. `stopped`: with its worker; the content is its state, if it had one to give."""
+    """How a supervised child ended. `dropped`: it is not worth its end; `lost`: the training is no longer ours, and nothing may be
+    written. `killed`: by somebody, for no reason of its own. `stopped`: with its worker; the content is its state, if it had one to give."""
 
-    kind: Literal["done", "failed", "cancelled", "stopped", "killed", "lost"]
+    kind: Literal["done", "failed", "cancelled", "dropped", "stopped", "killed", "lost"]
     content: dict[str, Any] = field(default_factory=dict)
 
 
 def supervise(
-    database: Database, settings: Settings, stopping: threading.Event, claim: Claim, order: object, fields: dict[str, Any]
+    database: Database,
+    settings: Settings,
+    stopping: threading.Event,
+    claim: Claim,
+    order: object,
+    fields: dict[str, Any],
+    judge: Judge | None = None,
 ) -> tuple[Outcome, list[dict[str, Any]]]:
     """Has a fresh child carry out `order`; the outcome, and the progress that is not yet written.
 
-    `fields` are written to the training's row with the first heartbeat. No transaction is open while the child learns.
+    `fields` are written to the training's row with the first heartbeat; `judge` is asked after each validation loss. No transaction is open while the child learns.
     """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(PRELOADED)
     ours, theirs = processes.Pipe()
-    process = processes.Process(target=child.run, args=(theirs,), daemon=True)
+    process = processes.Process(target=child.run, args=(theirs, settings.max_training_bytes), daemon=True)
     try:
-        process.start()
+        with _beating(database, settings, claim):
+            process.start()
     except (OSError, EOFError) as error:
         log.warning("the training's process did not start: the forkserver was killed; it is tried again", error=str(error))
         return Outcome("killed"), []
     theirs.close()
     sender = threading.Thread(target=_send, args=(ours, order), daemon=True)  # a child that hangs must not hang us
     sender.start()
-    watch = _Watch(database, settings, stopping, claim, fields)
+    watch = _Watch(database, settings, stopping, claim, fields, judge)
     try:
         return watch.run(ours, process, sender), watch.unwritten
     finally:
@@ -70,12 +82,39 @@ def supervise(
         ours.close()
 
 
+@contextmanager
+def _beating(database: Database, settings: Settings, claim: Claim) -> Iterator[None]:
+    """Keeps the lease while a worker's first child waits for the forkserver: torch from a cold disk may take longer than a lease."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            with suppress(*DATABASE_AWAY), database.write() as session:
+                claims.beat(session, settings, claim)
+                session.commit()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 class _Watch:
     """Takes the child's messages, and once a second writes progress, renews the lease and looks for a reason to stop."""
 
     def __init__(
-        self, database: Database, settings: Settings, stopping: threading.Event, claim: Claim, fields: dict[str, Any]
+        self,
+        database: Database,
+        settings: Settings,
+        stopping: threading.Event,
+        claim: Claim,
+        fields: dict[str, Any],
+        judge: Judge | None,
     ) -> None:
+        self._judge = judge
         self.unwritten: list[dict[str, Any]] = []
         self._database = database
         self._settings = settings
@@ -132,8 +171,19 @@ class _Watch:
         if cancel is None:
             return Outcome("lost")
         self._leased_until = now + self._settings.lease_seconds
-        self.unwritten, self._state = [], None
-        return Outcome("cancelled") if cancel else None
+        written, self.unwritten, self._state = self.unwritten, [], None
+        if cancel:
+            return Outcome("cancelled")
+        return Outcome("dropped") if self._is_hopeless(written) else None
+
+    def _is_hopeless(self, written: list[dict[str, Any]]) -> bool:
+        if self._judge is None or all(one["validation_loss"] is None for one in written):
+            return False
+        try:
+            with self._database.read() as session:
+                return self._judge(session, self._claim.training_id)
+        except DATABASE_AWAY:
+            return False
 
     def _judge_death(self, process: BaseProcess) -> Outcome:
         """The kernel's kills for want of memory are the training's own fault, and would come again; others are nobody's."""

@@ -1,14 +1,14 @@
 """The revision of the data that a training was requested on, and the states that trainings under way leave behind.
 
 Revision ID: 0005_since_0001
-Revises: 0003_since_0001
+Revises: 0004_since_0001
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0005_since_0001"
-down_revision = "0003_since_0001"
+down_revision = "0004_since_0001"
 branch_labels = None
 depends_on = None
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from app.settings import Settings
 from app.tables import Training, Version
 from app.training import supervision
 from app.training.execution import Executor
-from tests.conftest import Client
+from tests.conftest import QUICK, Client
 
 LONG = {"dataset": "air", "horizon": 6, "fit": {"max_seconds": 60}}
 
@@ -135,3 +136,29 @@ def test_a_worker_that_lost_its_lease_writes_nothing(client: Client, executor: E
 def test_a_deleted_model_stops_its_training(client: Client, executor: Executor) -> None:
     ended = run_and(client, executor, lambda _: client.delete("/v1/models/air"))
     assert ended["status"] == 404
+
+
+def test_a_child_that_is_slow_to_start_costs_no_lease(
+    client: Client, executor: Executor, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first of a worker, whose forkserver loads torch from a cold disk."""
+    monkeypatch.setattr(supervision, "LOOK_SECONDS", 0.1)
+    start = ForkServerProcess.start
+
+    def start_slowly(process: ForkServerProcess) -> None:
+        first = read_lease(database)
+        deadline = time.monotonic() + 10
+        while read_lease(database) == first:
+            assert time.monotonic() < deadline, "the lease is not renewed"
+            time.sleep(0.05)
+        start(process)
+
+    monkeypatch.setattr(ForkServerProcess, "start", start_slowly)
+    client.post_air()
+    ended = client.train(executor, "air", dataset="air", horizon=3, **QUICK)
+    assert (ended["status"], ended["attempt"]) == ("succeeded", 1)
+
+
+def read_lease(database: Database) -> Any:
+    with database.read() as session:
+        return session.scalar(sa.select(Training.lease_expires_at))
