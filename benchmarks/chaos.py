@@ -51,7 +51,7 @@ SETTINGS = {
     "ENGRAM_CHECKPOINT_SECONDS": "1",
 }
 FAULTS = {
-    "worker": "claim.taken=0.04,claim.committed=0.04,beat.written=0.01,finish.registered=0.05,finish.flushed=0.05,finish.committed=0.05",
+    "worker": "claim.taken=0.02,claim.committed=0.02,beat.written=0.005,finish.registered=0.02,finish.flushed=0.02,finish.committed=0.02",
     "api": "request.flushed=0.02,request.committed=0.02,write.flushed=0.02",
 }
 

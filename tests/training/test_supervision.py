@@ -76,7 +76,12 @@ def test_a_child_that_the_kernel_killed_for_memory_fails_its_training(
     assert f"{problem['peak_bytes'] / 2**20:.0f} MiB" in problem["detail"]
 
 
-def test_a_child_that_allocates_more_than_there_is_says_how_much_it_had(client: Client, executor: Executor) -> None:
+def test_a_child_that_allocates_more_than_there_is_says_how_much_it_had(settings: Settings, executor: Executor) -> None:
+    with Client(settings.model_copy(update={"max_network_weights": 10**10})) as client:
+        _check_a_child_that_allocates_more_than_there_is(client, executor)
+
+
+def _check_a_child_that_allocates_more_than_there_is(client: Client, executor: Executor) -> None:
     client.post_air()
     fit = {"batch_size": 65_536, "max_steps": 2}
     network = {"hidden_size": 4096, "num_layers": 16}
