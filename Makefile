@@ -18,7 +18,7 @@ run: $(VENV)/installed ## Run the service: migrate, start the API and one worker
 	@$(BIN)/engram serve $(ARGS)
 
 test: $(VENV)/installed-dev ## Run all tests; those that need PostgreSQL or Redis are skipped where there is none
-	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/installed-dev ## Check format, lint, types, imports, that the migrations lead to the tables and the packages fit
 	$(BIN)/ruff format --check .

@@ -23,22 +23,22 @@ from app.tables import NAME_PATTERN
 K = TypeVar("K", int, str)
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def get_database(request: Request) -> Database:
+async def get_database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
-def get_queue(request: Request) -> Queue:
+async def get_queue(request: Request) -> Queue:
     queue: Queue = request.app.state.queue
     return queue
 
 
-def get_gate(request: Request) -> Gate:
+async def get_gate(request: Request) -> Gate:
     gate: Gate = request.app.state.gate
     return gate
 
@@ -110,7 +110,7 @@ class Page:
         return base64.urlsafe_b64encode(orjson.dumps(keys[-1])).decode().rstrip("=")
 
 
-def get_page(
+async def get_page(
     limit: Annotated[int, Query(ge=1, le=1000, description="How many items at most.")] = 100,
     cursor: Annotated[str | None, Query(max_length=1024, description="`next_cursor` of the page before.")] = None,
 ) -> Page:

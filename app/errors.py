@@ -15,9 +15,11 @@ EngramError                      status  slug
 │   ├── DatasetInUse             409     dataset-in-use
 │   ├── NoTrainedVersion         409     no-trained-version
 │   ├── HorizonTooLong           409     horizon-too-long
+│   ├── RequestAtWork            409     request-at-work
 │   ├── TrainingEnded            409     training-ended
 │   ├── VersionServes            409     version-serves
 │   └── WorkspaceFull            409     workspace-full
+├── BackupDamaged                422     backup-damaged
 ├── BodyTooLarge                 413     body-too-large
 ├── UnsupportedMediaType         415     unsupported-media-type
 ├── HostNotAllowed               421     host-not-allowed
@@ -28,6 +30,7 @@ EngramError                      status  slug
 │   ├── DuplicateObservations    422     duplicate-observations
 │   ├── SpanTooLong              422     span-too-long
 │   ├── NothingToLearn           422     nothing-to-learn
+│   ├── KeyReused                422     key-reused
 │   ├── JsonTooDeep              422     json-too-deep
 │   ├── NetworkTooLarge          422     network-too-large
 │   ├── AnswerTooLarge           422     answer-too-large
@@ -40,11 +43,15 @@ EngramError                      status  slug
 ├── TrainingFailed               500     training-failed        (a training's outcome, never an answer's status)
 │   ├── TrainingDiverged         500     training-diverged
 │   ├── OutOfMemory              500     out-of-memory
+│   ├── TrialDropped             500     trial-dropped
 │   ├── TimeLimitReached         500     time-limit
 │   └── WorkerLost               500     worker-lost
 ├── InternalError                500     internal-error
+│   └── ObservationsCorrupt      500     observations-corrupt
 ├── ArtifactCorrupt              500     artifact-corrupt
+├── DiskFull                     507     disk-full
 └── Unavailable                  503     unavailable
+    ├── Overloaded               503     overloaded
     ├── PepperMissing            503     pepper-missing
     └── TooManyConnections       503     too-many-connections
 
@@ -142,6 +149,10 @@ class HorizonTooLong(Conflict):
     slug, title = "horizon-too-long", "The horizon is beyond the trained one"
 
 
+class RequestAtWork(Conflict):
+    slug, title = "request-at-work", "The first request with this key is still at work"
+
+
 class TrainingEnded(Conflict):
     slug, title = "training-ended", "The training has already ended"
 
@@ -152,6 +163,10 @@ class VersionServes(Conflict):
 
 class WorkspaceFull(Conflict):
     slug, title = "workspace-full", "The workspace may store no more"
+
+
+class BackupDamaged(EngramError):
+    status, slug, title = 422, "backup-damaged", "The file is no whole backup"
 
 
 class BodyTooLarge(EngramError):
@@ -192,6 +207,10 @@ class SpanTooLong(InvalidRequest):
 
 class NothingToLearn(InvalidRequest):
     slug, title = "nothing-to-learn", "No series can be learned from"
+
+
+class KeyReused(InvalidRequest):
+    slug, title = "key-reused", "The Idempotency-Key came with another request"
 
 
 class JsonTooDeep(InvalidRequest):
@@ -244,6 +263,10 @@ class OutOfMemory(TrainingFailed):
     slug, title = "out-of-memory", "The training needed more memory than there is"
 
 
+class TrialDropped(TrainingFailed):
+    slug, title = "trial-dropped", "The trial was not worth its end"
+
+
 class TimeLimitReached(TrainingFailed):
     slug, title = "time-limit", "The training reached its time limit"
 
@@ -256,12 +279,24 @@ class InternalError(EngramError):
     slug, title = "internal-error", "Something went wrong in the service"
 
 
+class ObservationsCorrupt(InternalError):
+    slug, title = "observations-corrupt", "Stored observations are damaged"
+
+
 class ArtifactCorrupt(EngramError):
     slug, title = "artifact-corrupt", "The stored artifact is damaged"
 
 
+class DiskFull(EngramError):
+    status, slug, title = 507, "disk-full", "There is no room left to store this"
+
+
 class Unavailable(EngramError):
     status, slug, title = 503, "unavailable", "The service cannot answer right now"
+
+
+class Overloaded(Unavailable):
+    slug, title = "overloaded", "More is asked than can be answered right now"
 
 
 class PepperMissing(Unavailable):

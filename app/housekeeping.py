@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from app import audit, sqlite_broker
 from app.database import Database, database_now, tidy_sqlite
+from app.idempotency import KEPT as KEPT_KEYS
 from app.registry import service as registry
 from app.settings import Settings
 from app.tables import Housekeeping, IdempotencyKey, Scheduler, Worker
@@ -25,8 +26,6 @@ ROWS_AT_ONCE = 500
 VERSIONS_AT_ONCE = 10
 """Each takes its artifact along and its kept backtest, of up to 200 series a cutoff."""
 PAUSE_SECONDS = 0.05
-KEPT_KEYS = timedelta(hours=24)
-"""For as long as the contract promises the first answer again (docs/api.md)."""
 KEPT_PARTS = timedelta(hours=24)
 """The row of a worker or scheduler that was killed: long enough to be asked about, and alerted on."""
 
@@ -68,8 +67,10 @@ def _claim(database: Database, settings: Settings, owner: str) -> datetime | Non
 
 
 def _is_due(session: Session, settings: Settings) -> sa.ColumnElement[bool]:
-    before = database_now(session) - timedelta(seconds=settings.housekeeping_seconds)
-    return sa.or_(Housekeeping.started_at.is_(None), Housekeeping.started_at < before)
+    now = database_now(session)
+    before = now - timedelta(seconds=settings.housekeeping_seconds)
+    is_ahead = Housekeeping.started_at > now  # the clock was set back since
+    return sa.or_(Housekeeping.started_at.is_(None), Housekeeping.started_at < before, is_ahead)
 
 
 def _repeat(

@@ -10,8 +10,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from app.database import is_disk_full
 from app.errors import (
     BadRequest,
+    DiskFull,
     EngramError,
     InternalError,
     InvalidRequest,
@@ -70,7 +72,9 @@ def install(app: FastAPI) -> None:
 
 def to_response(error: EngramError, *, path: str, request_id: str) -> Response:
     problem = {**error.to_problem(), "instance": path, "request_id": request_id}
-    headers = {"Retry-After": str(error.facts.get("retry_after", 5))} if error.status in (429, 503) else {}
+    headers = {}
+    if error.status in (429, 503) or "retry_after" in error.facts:
+        headers["Retry-After"] = str(error.facts.get("retry_after", 5))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(
@@ -159,6 +163,14 @@ def _answer_data(request: Request, error: Exception) -> Response:
     return _respond(request, InvalidRequest("the request holds a value that cannot be stored"))
 
 
-def _answer_database(request: Request, error: Exception) -> Response:
+def from_database(error: Exception) -> EngramError:
+    """What one of DATABASE_AWAY is to the client; the log has what the database said."""
+    if is_disk_full(error):
+        log.error("disk full", error=str(error))
+        return DiskFull("the disk of the database is full; nothing of this request was stored, and nothing else is harmed")
     log.error("database away", error=str(error))
-    return _respond(request, Unavailable("the database cannot be reached; try again shortly", retry_after=5))
+    return Unavailable("the database cannot be reached; try again shortly", retry_after=5)
+
+
+def _answer_database(request: Request, error: Exception) -> Response:
+    return _respond(request, from_database(error))

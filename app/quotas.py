@@ -11,7 +11,7 @@ from math import ceil
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.database import add_or_sum, database_now
 from app.errors import QuotaUsedUp, WorkspaceFull
@@ -64,15 +64,18 @@ def charge_observations(session: Session, settings: Settings, workspace_id: int,
             )
 
 
-def check_training(session: Session, settings: Settings, workspace_id: int) -> None:
-    """Refuses one more training where too many wait or run, or today's seconds are used up."""
+def check_training(session: Session, settings: Settings, training: Training) -> None:
+    """Refuses a new training, not yet committed, where too many others wait or run, or today's seconds are used up. A search is one
+    training, whatever its trials."""
+    workspace_id = training.workspace_id
     limits = _read_limits(session, settings, workspace_id)
     if not (limits.trainings or limits.training_seconds_per_day):
         return
     session.execute(sa.select(Workspace.id).where(Workspace.id == workspace_id).with_for_update(key_share=True)).all()
     if limits.trainings:
         at_work = sa.and_(Training.workspace_id == workspace_id, Training.status.in_(("queued", "running")))
-        count = session.execute(sa.select(sa.func.count()).select_from(Training).where(at_work)).scalar_one()
+        others = sa.and_(at_work, Training.parent_id.is_(None), Training.id != training.id)
+        count = session.execute(sa.select(sa.func.count()).select_from(Training).where(others)).scalar_one()
         if count >= limits.trainings:
             raise _used_up(
                 f"{count} trainings of the workspace wait or run, and {limits.trainings} may; wait for one, or cancel one",
@@ -99,6 +102,15 @@ def may_run_another(session: Session, settings: Settings, workspace: Workspace, 
     return not seconds or read_training_seconds(session, workspace.id, database_now(session)) < seconds
 
 
+def measure_training(session: Session, training: Training) -> float:
+    """Seconds that a training which has ended ran; of a search only what came after its trials, which count themselves."""
+    began, ended = training.started_at, training.finished_at
+    if began is None or ended is None or training.searching:
+        return 0.0
+    last = session.scalar(sa.select(sa.func.max(Training.finished_at)).where(Training.parent_id == training.id))
+    return max(0.0, (ended - max(began, last or began)).total_seconds())
+
+
 def charge_training(session: Session, workspace_id: int, ended_at: datetime, seconds: float) -> None:
     """Counts a training that has ended to the day it ended on."""
     add_or_sum(session, WorkspaceDay, {"workspace_id": workspace_id, "day": ended_at.date()}, {"training_seconds": seconds})
@@ -113,8 +125,12 @@ def read_day(session: Session, workspace_id: int, now: datetime) -> WorkspaceDay
 
 def read_training_seconds(session: Session, workspace_id: int, now: datetime) -> float:
     """Seconds that the workspace's trainings have run today: those that ended, and so far those that run."""
-    query = sa.select(Training.started_at).where(Training.workspace_id == workspace_id, Training.status == "running")
-    running = sum((now - began).total_seconds() for began in session.scalars(query) if began is not None)
+    trial = aliased(Training)
+    last = sa.select(sa.func.max(trial.finished_at)).where(trial.parent_id == Training.id).scalar_subquery()
+    query = sa.select(Training.started_at, last).where(
+        Training.workspace_id == workspace_id, Training.status == "running", Training.searching.is_(False)
+    )
+    running = sum((now - max(began, ended or began)).total_seconds() for began, ended in session.execute(query) if began)
     return read_day(session, workspace_id, now).training_seconds + running
 
 

@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="How a log line is written.")
 
     max_body_bytes: int = Field(256 * 2**20, ge=1024, description="Largest request body, after decompression.")
+    max_requests_at_once: int = Field(256, ge=1, description="Requests that one API process has at work at once.")
     max_json_bytes: int = Field(64 * 2**20, ge=1024, description="Largest JSON or NDJSON body, after decompression.")
     max_json_depth: int = Field(32, ge=8, description="How deep the JSON of a body may be nested.")
     max_rows: int = Field(20_000_000, ge=1, description="Most rows of one table of observations.")
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(1, ge=1, description="Trainings that one worker runs at once.")
     training_threads: int = Field(1, ge=1, description="CPU threads of one training.")
     max_training_seconds: float = Field(3600.0, gt=0, description="Wall time after which a training is stopped and fails.")
+    checkpoint_seconds: float = Field(30.0, gt=0, description="Pause between two checkpoints of a training.")
     max_training_bytes: int = Field(
         16 * 2**30,
         ge=0,
@@ -97,6 +99,8 @@ class Settings(BaseSettings):
     broker_timeout_seconds: float = Field(1.0, gt=0, description="Longest wait for a connection to the broker.")
 
     forecaster_cache_bytes: int = Field(256 * 2**20, ge=0, description="Memory for loaded forecasters in one API process.")
+    answer_cache_bytes: int = Field(64 * 2**20, ge=0, description="Memory for finished forecasts in one API process.")
+    context_cache_bytes: int = Field(32 * 2**20, ge=0, description="Memory for the last values of series in one API process.")
     event_poll_seconds: float = Field(0.5, gt=0, description="Pause between two looks for new events of a training.")
 
     @field_validator("key_pepper")

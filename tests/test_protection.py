@@ -32,6 +32,8 @@ def test_without_a_key_only_a_host_that_no_stranger_can_name_is_answered(client:
         assert client.get("/health/live", headers={"Host": host}).status_code == 200
         assert client.get("/docs", headers={"Host": host}).status_code == 200
         assert client.get("/v1/datasets", headers={"Host": host, "Authorization": "Bearer x"}).status_code == 401
+        assert client.get("/", headers={"Host": host}).status_code == 200
+        assert client.get("/v1/datasets", headers={"Host": host, "Cookie": "engram_session=x"}).status_code == 401
 
 
 def test_allowed_hosts_are_the_only_ones(settings: Settings) -> None:

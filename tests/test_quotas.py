@@ -15,6 +15,7 @@ from app.keys import service
 from app.security import make_pepper
 from app.settings import Settings
 from app.tables import Series, Training, Workspace, WorkspaceDay
+from app.training import claims, searches
 from tests.conftest import AIR_CSV, PEPPER, Client
 
 CSV = {"Content-Type": "text/csv"}
@@ -169,3 +170,41 @@ def test_limits_have_a_setting_each() -> None:
     }
     with pytest.raises(TypeError):
         quotas.Limits()
+
+
+def test_a_replay_is_charged_nothing_and_an_equal_training_is_no_second_one(settings: Settings) -> None:
+    with limited(settings, max_workspace_bytes_per_day=400, max_workspace_trainings=1) as client:
+        rows = "series,timestamp,value\n" + "".join(f"a,2024-01-{day:02},{day}\n" for day in range(1, 11))
+        for _ in range(5):
+            sent = client.post("/v1/datasets/d/observations", content=rows, headers={**CSV, "Idempotency-Key": "k"})
+            assert (sent.status_code, sent.json()["inserted"]) == (200, 10)
+        assert post(client, "a", 10).status_code == 200
+        asked = [client.post("/v1/models/m/trainings", json={"dataset": "d", "horizon": 3}) for _ in range(2)]
+        assert [answer.status_code for answer in asked] == [202, 202]
+        assert asked[0].json()["id"] == asked[1].json()["id"]
+
+
+def test_a_search_is_one_training_that_runs_by_its_trials(settings: Settings, database: Database) -> None:
+    def search(client: Client, model: str, hidden: int) -> Any:
+        space = {"hidden_size": {"low": 4, "high": hidden}}
+        return client.post(f"/v1/models/{model}/trainings", json={"dataset": "d", "horizon": 3, "search": {"space": space}})
+
+    limits = {"max_workspace_running_trainings": 1, "max_workspace_trainings": 1, "max_network_weights": 10**6}
+    settings = settings.model_copy(update=limits)
+    with Client(settings) as client:
+        post(client, "a", 20)
+        assert told(search(client, "m", 1000))[:2] == (422, "network-too-large")
+        assert search(client, "m", 8).status_code == 202
+        searches.advance(database, settings)
+        with database.write() as session:
+            search_row, trial = session.scalars(sa.select(Training).order_by(Training.id)).all()
+            assert (search_row.status, trial.parent_id) == ("running", search_row.id)
+            taken = claims.claim(session, settings, "w", ("cpu",))
+            assert taken is not None
+            assert taken.training_id == trial.id
+            search_row.started_at = database_now(session) - timedelta(seconds=50)
+            trial.started_at = database_now(session) - timedelta(seconds=20)
+            session.flush()
+            assert 20 <= quotas.read_training_seconds(session, 1, database_now(session)) < 40
+            session.commit()
+        assert told(client.post("/v1/models/m2/trainings", json={"dataset": "d", "horizon": 3}))[2] == "trainings"

@@ -4,14 +4,14 @@ Rows of a CSV are counted as an editor counts its lines: the header is row 1, bl
 does not. Rows of Parquet and Arrow are counted from 1, lines of NDJSON from 1.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 from collections import Counter
 from typing import Literal
 
 import numpy as np
-import polars as pl
-from polars.exceptions import PanicException, PolarsError
 
 from app.contract import ARROW, CSV, JSON, NDJSON, PARQUET
 from app.datasets.bounds import Bounds
@@ -20,6 +20,7 @@ from app.datasets.documents import read_json, read_ndjson
 from app.datasets.observations import MAX_PLACES, Observations, refuse, show
 from app.datasets.unpacking import unpack
 from app.errors import InvalidObservations, Place, UnsupportedMediaType
+from app.frames import pl
 
 MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
 
@@ -67,7 +68,7 @@ def _read_csv(body: bytes, options: ColumnOptions, default_series: str, bounds: 
     roles = recognise(header, options)
     try:
         frame = pl.read_csv(io.BytesIO(body), infer_schema=False)
-    except (PolarsError, PanicException) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).partition("\n")[0]
         refusal = _find_ragged(body, len(header))  # names what the reader only said that it could not read
         raise refusal or InvalidObservations(f"the CSV could not be read: {reason}; is a quote open?") from error

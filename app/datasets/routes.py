@@ -6,15 +6,17 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from app import contract, quotas
+from app import contract, faults, quotas
 from app.calendar import Grid
+from app.combining import Combiner
 from app.contract import parse_moment
-from app.datasets import answers, erasing, formats, ingest, openapi, reading, schemas, service
+from app.datasets import answers, erasing, formats, ingest, openapi, overview, preview, reading, schemas, service
 from app.datasets.bounds import Bounds
 from app.datasets.columns import ColumnOptions
 from app.datasets.store import SeriesRow
 from app.dependencies import (
     AuditNeeded,
+    DatabaseNeeded,
     PageNeeded,
     ReadCaller,
     ReadSession,
@@ -25,6 +27,7 @@ from app.dependencies import (
     demand,
 )
 from app.errors import AnswerTooLarge
+from app.idempotency import OnceNeeded
 from app.tables import NAME_PATTERN, Dataset
 
 router = APIRouter(prefix="/v1", tags=["datasets"])
@@ -39,12 +42,21 @@ Start = Annotated[
 End = Annotated[str | None, Query(max_length=64, description="Last timestamp, inclusive.")]
 
 
+COMBINED_BYTES = 16_384
+"""A smaller body shares its transaction with others that come at the same time."""
+
+
+async def get_combiner(request: Request) -> Combiner:
+    combiner: Combiner = request.app.state.combiner
+    return combiner
+
+
 async def read_body(request: Request) -> bytes:
     """The whole body; the middleware has bounded and unpacked it."""
     return await request.body()
 
 
-def choose_columns(
+async def choose_columns(
     series_column: Annotated[str | None, Query(max_length=256, description="The column that holds the series id.")] = None,
     timestamp_column: Annotated[str | None, Query(max_length=256, description="The column that holds the timestamp.")] = None,
     value_column: Annotated[str | None, Query(max_length=256, description="The column that holds the value.")] = None,
@@ -112,9 +124,11 @@ def post_observations(
     request: Request,
     body: Annotated[bytes, Depends(read_body)],
     columns: Annotated[ColumnOptions, Depends(choose_columns)],
-    session: WriteSession,
+    database: DatabaseNeeded,
+    combiner: Annotated[Combiner, Depends(get_combiner)],
     caller: WriteCaller,
     settings: SettingsNeeded,
+    once: OnceNeeded,
     on_conflict: Annotated[
         schemas.OnConflict,
         Query(description="What becomes of a step that holds another value: replace it, keep it, or refuse the request (409)."),
@@ -122,11 +136,47 @@ def post_observations(
 ) -> schemas.Receipt:
     """Stores observations, all or none of them; the dataset is made if need be. Sending the same request twice changes nothing."""
     observations = formats.parse(body, request.headers.get("content-type", ""), columns, dataset, Bounds.of(settings))
-    held = service.open_dataset(session, caller.workspace_id, dataset)
-    receipt = ingest.upsert(session, held, observations, on_conflict, settings.max_span_steps)
-    quotas.charge_observations(session, settings, caller.workspace_id, len(body))
-    session.commit()
+
+    def store(session: Session) -> schemas.Receipt:
+        first = once.find(session, caller.workspace_id)
+        if first is not None:
+            return schemas.Receipt.model_validate(first)
+        held = service.open_dataset(session, caller.workspace_id, dataset)
+        receipt = ingest.upsert(session, held, observations, on_conflict, settings.max_span_steps)
+        quotas.charge_observations(session, settings, caller.workspace_id, len(body))
+        once.keep(session, caller.workspace_id, 200, receipt)
+        faults.reach("write.flushed")
+        return receipt
+
+    with once.alone(caller.workspace_id):
+        if len(body) <= COMBINED_BYTES:
+            receipt = combiner.run(store)
+        else:
+            with database.write() as session:
+                receipt = store(session)
+                session.commit()
+    faults.reach("write.committed")
     return receipt
+
+
+@router.post("/datasets/{dataset}/observations/preview", openapi_extra=openapi.OBSERVATIONS_BODY)
+def preview_observations(
+    dataset: DatasetName,
+    request: Request,
+    body: Annotated[bytes, Depends(read_body)],
+    columns: Annotated[ColumnOptions, Depends(choose_columns)],
+    session: WriteSession,
+    caller: WriteCaller,
+    settings: SettingsNeeded,
+) -> schemas.Preview:
+    """What posting this body would do, or why it would be refused. Nothing is stored, and no dataset is made."""
+    observations = formats.parse(body, request.headers.get("content-type", ""), columns, dataset, Bounds.of(settings))
+    held = service.open_dataset(session, caller.workspace_id, dataset)
+    receipt = ingest.upsert(session, held, observations, "replace", settings.max_span_steps)
+    quotas.charge_observations(session, settings, caller.workspace_id, len(body))
+    first, named, zone = preview.show_first(observations, held), preview.name_columns(observations, dataset), held.time_zone
+    session.rollback()
+    return schemas.Preview(columns=named, time_zone=zone, observations=first, receipt=receipt)
 
 
 @router.get("/datasets/{dataset}/series")
@@ -169,6 +219,29 @@ def get_observations(
     return Response(answers.write(stored, grid, media_type), media_type=media_type)
 
 
+@router.get("/datasets/{dataset}/overview", response_model=schemas.Overview)
+def get_overview(
+    dataset: DatasetName,
+    session: ReadSession,
+    caller: ReadCaller,
+    settings: SettingsNeeded,
+    series: Annotated[str, Query(max_length=256, description="Id of the series.")],
+    start: Start = None,
+    end: End = None,
+    max_points: Annotated[int, Query(ge=4, le=20_000, description="How many points to give at most; a line needs few.")] = 2000,
+) -> Response:
+    """One series as a screen can show it: of a long one the first, lowest, highest and last value of each pixel, and where values are
+    missing. A narrower range shows more."""
+    found = service.get_dataset(session, caller.workspace_id, dataset)
+    [row] = service.select_series(session, found.id, [series], None)
+    grid = service.grid_of(found)
+    first, last = _read_range(grid, start, end)
+    low, high = row.first_step or 0, row.last_step or 0
+    low, high = low if first is None else max(low, first), high if last is None else min(high, last)
+    held = overview.read_overview(session, row, low, high, max_points)
+    return Response(answers.write_overview(held, found.name, series, grid), media_type=contract.JSON)
+
+
 @router.delete("/datasets/{dataset}/observations")
 def delete_observations(
     dataset: DatasetName,
@@ -199,6 +272,10 @@ def _to_answers(session: Session, datasets: Any) -> list[schemas.DatasetOut]:
 
 
 def _to_answer(dataset: Dataset, size: service.DatasetSize) -> schemas.DatasetOut:
+    ends = [
+        None if step is None else service.grid_of(dataset).to_labels(np.array([step]))[0]
+        for step in (size.first_step, size.last_step)
+    ]
     return schemas.DatasetOut(
         name=dataset.name,
         description=dataset.description,
@@ -208,6 +285,8 @@ def _to_answer(dataset: Dataset, size: service.DatasetSize) -> schemas.DatasetOu
         aggregate=dataset.aggregate,
         series=size.series,
         observations=size.observations,
+        first_timestamp=ends[0],
+        last_timestamp=ends[1],
         created_at=dataset.created_at,
         updated_at=dataset.updated_at,
     )

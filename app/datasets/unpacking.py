@@ -5,6 +5,8 @@ can unpack to more than memory holds; a Python exception is only one of the thin
 quarter of a second.
 """
 
+from __future__ import annotations
+
 import io
 import json
 import os
@@ -16,9 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import polars as pl
-
 from app.errors import InvalidObservations
+from app.frames import pl
 
 PROCESS = Path(__file__).with_name("unpacking_process.py")
 MAX_PROCESSES = 2

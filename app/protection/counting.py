@@ -46,6 +46,8 @@ class Counting:
         if refused is None:
             await self.app(scope, receive, send_with_rates)
             return
+        if (leave := scope.get("leave")) is not None:
+            leave()  # who waits is not at work, and takes nobody's place (app/admission.py)
         await asyncio.sleep(PAUSE_SECONDS)
         limit, retry_after = taken[refused].limit, taken[refused].retry_after
         error = RateLimited(

@@ -14,10 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import CrossSite, HostNotAllowed
 from app.middleware import OPEN_PATHS
+from app.security import SESSION_COOKIE
 from app.settings import Settings
 
 READING = ("GET", "HEAD", "OPTIONS")
-SESSION_COOKIE = "engram_session"
 
 
 class Origins:

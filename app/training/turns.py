@@ -19,7 +19,10 @@ def list_turns(session: Session, settings: Settings, waits: Sequence[sa.ColumnEl
     first: dict[int, int] = dict(heads.all())
     if not first:
         return []
-    query = sa.select(Training.workspace_id, sa.func.count()).where(Training.status == "running")
+    query = sa.select(Training.workspace_id, sa.func.count()).where(
+        Training.status == "running",
+        Training.searching.is_(False),  # a search runs by its trials, and would take their turn
+    )
     running: dict[int, int] = dict(session.execute(query.group_by(Training.workspace_id)).all())
     workspaces = session.scalars(
         sa.select(Workspace).where(Workspace.id.in_(first)).execution_options(populate_existing=True)

@@ -1,14 +1,14 @@
 """Limits of a workspace, what it used up in a day, when it last had its turn, and the audit log.
 
 Revision ID: 0006_since_0001
-Revises: 0003_since_0001
+Revises: 0005_since_0001
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0006_since_0001"
-down_revision = "0003_since_0001"
+down_revision = "0005_since_0001"
 branch_labels = None
 depends_on = None
 
