@@ -48,7 +48,7 @@ class Combiner:
         some = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_COMBINED))]
         try:
             replies = self._run_together(some)
-        except sqlalchemy.exc.SQLAlchemyError as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits is told; nobody else would answer them
             replies = [(future, error) for _, future in some]
         for future, reply in replies:
             if isinstance(reply, BaseException):
@@ -64,6 +64,8 @@ class Combiner:
                 try:
                     with session.begin_nested():
                         replies.append((future, (work(session),)))
+                except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError):
+                    raise  # a full disk, for one, undoes the others' writes as well, and a commit would not say so
                 except Exception as error:  # noqa: BLE001 - of this write, and not of the others
                     replies.append((future, error))
             session.commit()

@@ -12,6 +12,7 @@ from fastapi import Depends, Path, Query, Request, Security
 from fastapi.security import HTTPBearer, SecurityScopes
 from sqlalchemy.orm import Session
 
+from app import audit
 from app.database import Database
 from app.errors import Forbidden, InvalidRequest, NotAcceptable, Unauthorized
 from app.queue import Queue
@@ -65,6 +66,17 @@ def demand(caller: Caller, scope: str) -> None:
             expected=scope,
             found=sorted(caller.scopes),
         )
+
+
+class Audit:
+    """The audit log as a route writes it: in its own transaction, before it commits."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def note(self, session: Session, caller: Caller, action: str, *target: str) -> None:
+        """That the caller does `action` (a verb and a noun) to the thing that `target` names, from the outside in."""
+        audit.note(session, caller.workspace_id, caller.actor, action, "/".join(target), self._request.scope["request_id"])
 
 
 def read_session(database: Annotated[Database, Depends(get_database)]) -> Iterator[Session]:
@@ -147,4 +159,5 @@ WriteCaller = Annotated[Caller, Security(authorize, scopes=["write"])]
 TrainCaller = Annotated[Caller, Security(authorize, scopes=["train"])]
 PredictCaller = Annotated[Caller, Security(authorize, scopes=["predict"])]
 AdminCaller = Annotated[Caller, Security(authorize, scopes=["admin"])]
+AuditNeeded = Annotated[Audit, Depends(Audit)]
 PageNeeded = Annotated[Page, Depends(get_page)]

@@ -386,13 +386,14 @@ def copy_models(folder: Path, models: int) -> None:
 
         def copy(table: str, id_: int, **changed: object) -> int:
             names = [row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[1] != "id"]
-            row = connection.execute(f"SELECT {', '.join(names)} FROM {table} WHERE id = ?", (id_,)).fetchone()
+            row = connection.execute(f"SELECT {', '.join(names)} FROM {table} WHERE id = ?", (id_,)).fetchone()  # noqa: S608 - our own names
             values = [changed.get(name, value) for name, value in zip(names, row, strict=True)]
             marks = ", ".join("?" * len(names))
-            return int(connection.execute(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", values).lastrowid or 0)
+            insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own names
+            return int(connection.execute(insert, values).lastrowid or 0)
 
         ids = [
-            connection.execute(f"SELECT min(id) FROM {table}").fetchone()[0]
+            connection.execute(f"SELECT min(id) FROM {table}").fetchone()[0]  # noqa: S608 - our own names
             for table in ("models", "versions", "artifacts", "aliases")
         ]
         for number in range(models):

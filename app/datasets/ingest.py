@@ -7,6 +7,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from app import faults
 from app.database import utc_now
 from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats, encode, is_absent, make_absent
 from app.datasets.observations import MAX_PLACES, Bools, Ints, Observations, refuse
@@ -57,6 +58,7 @@ def upsert(session: Session, dataset: Dataset, observations: Observations, on_co
     firsts_after, lasts_after = np.minimum(stock.firsts, placed.steps[firsts]), np.maximum(stock.lasts, placed.steps[ends])
     _check_span(observations, firsts_after, lasts_after, max_span_steps)
     inserted, updated = _merge(session, dataset, observations, placed, stock, on_conflict)
+    faults.reach("write.merged")
     stock.firsts, stock.lasts = firsts_after, lasts_after
     _write_series(session, stock)
     gaps = int((stock.lasts - stock.firsts + 1 - stock.counts).sum())
@@ -191,7 +193,7 @@ def _refuse_conflict(observations: Observations, placed: Placed, rows: Ints, old
         for row, label, value in zip(rows.tolist(), labels, old, strict=False)
     ]
     listed = refuse(places, len(rows))
-    return Conflict(f"{listed.detail}; with on_conflict=replace the new values would take their place", errors=listed.errors)
+    return Conflict(f"{listed.detail}; with on_conflict=replace the new values would take their place", errors=listed.errors)  # noqa: S608 - words for a person, no SQL
 
 
 def write_chunks(session: Session, dataset: Dataset, ids: Ints, numbers: Ints, chunks: Floats) -> None:

@@ -136,19 +136,24 @@ def delete_dataset(session: Session, workspace_id: int, name: str, *, cascade: b
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """How many series hold observations, and how many observations they hold."""
+    """How many series hold observations, how many observations they hold, and from which step to which; None while there is none."""
 
     series: int
     observations: int
+    first_step: int | None = None
+    last_step: int | None = None
 
 
 def measure_datasets(session: Session, dataset_ids: Sequence[int]) -> dict[int, DatasetSize]:
     statement = (
-        sa.select(Series.dataset_id, sa.func.count(), sa.func.sum(Series.count))
+        sa.select(
+            *(Series.dataset_id, sa.func.count(), sa.func.sum(Series.count)),
+            *(sa.func.min(Series.first_step), sa.func.max(Series.last_step)),
+        )
         .where(Series.dataset_id.in_(dataset_ids), Series.count > 0)
         .group_by(Series.dataset_id)
     )
-    sizes = {row[0]: DatasetSize(row[1], int(row[2])) for row in session.execute(statement)}
+    sizes = {row[0]: DatasetSize(row[1], int(row[2]), row[3], row[4]) for row in session.execute(statement)}
     return {id_: sizes.get(id_, DatasetSize(0, 0)) for id_ in dataset_ids}
 
 
@@ -183,9 +188,13 @@ def grid_of(dataset: Dataset) -> Grid:
     return Grid(dataset.freq, dataset.phase_us, dataset.time_zone)
 
 
-def select_series(session: Session, dataset_id: int, names: list[str] | None, prefix: str | None) -> list[SeriesRow]:
-    """The series that hold observations, ordered by name: those of `names` (None: all) that begin with `prefix`. Raises NotFound."""
-    statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, Series.count > 0, *_begins_with(prefix or ""))
+def select_series(
+    session: Session, dataset_id: int, names: list[str] | None, prefix: str | None, *, with_empty: bool = False
+) -> list[SeriesRow]:
+    """The series that hold observations (`with_empty`: or did), ordered by name: those of `names` (None: all) that begin with `prefix`.
+    Raises NotFound."""
+    held = [] if with_empty else [Series.count > 0]
+    statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, *held, *_begins_with(prefix or ""))
     statement = statement.order_by(Series.name)
     if names is None:
         return [SeriesRow(*row) for row in session.execute(statement)]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import orjson
@@ -14,9 +15,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from app.calendar import Grid
 from app.database import Base
 from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats, decode, make_absent
-from app.tables import Chunk, Series
+from app.errors import ObservationsCorrupt
+from app.tables import Chunk, Dataset, Series
 
 Ints = NDArray[np.int64]
 
@@ -118,7 +121,7 @@ def read_pairs(session: Session, ids: Ints, numbers: Ints) -> Floats:
     found = session.execute(_chunks_of_pairs(is_on_sqlite(session)), _pack_pairs(session, ids, numbers))
     for rows in found.partitions():
         stored = [row for row in rows if row[2] is not None]
-        values[[position[row[0], row[1]] for row in stored]] = decode([row[2] for row in stored])
+        values[[position[row[0], row[1]] for row in stored]] = _decode(session, stored)
     return values
 
 
@@ -131,7 +134,33 @@ def stream_chunks(session: Session, ids: Sequence[int], first: int, last: int) -
         .execution_options(yield_per=CHUNKS_AT_ONCE)
     )
     for rows in session.execute(statement).partitions():
-        yield np.array([row[0] for row in rows]), np.array([row[1] for row in rows]), decode([row[2] for row in rows])
+        yield np.array([row[0] for row in rows]), np.array([row[1] for row in rows]), _decode(session, rows)
+
+
+def _decode(session: Session, rows: Sequence[Any]) -> Floats:
+    """[K, 1024] of K rows (series id, number, data). Raises ObservationsCorrupt, which says where."""
+    try:
+        return decode([row[2] for row in rows])
+    except ObservationsCorrupt as error:
+        damaged = rows[error.facts["row"]]
+        raise name_damage(session, damaged[0], damaged[1], error.detail) from error
+
+
+def name_damage(session: Session, series_id: int, number: int, reason: str) -> ObservationsCorrupt:
+    """What is wrong with chunk `number` of a series, with its name and its time."""
+    series, dataset = session.execute(
+        sa.select(Series.name, Dataset).join(Dataset, Dataset.id == Series.dataset_id).where(Series.id == series_id)
+    ).one()
+    grid = Grid(dataset.freq or "step", dataset.phase_us or 0, dataset.time_zone)
+    start, end = grid.to_labels(np.array([number << STEP_BITS, ((number + 1) << STEP_BITS) - 1]))
+    return ObservationsCorrupt(
+        f"the observations of series {series!r} of dataset {dataset.name!r} from {start} to {end} are damaged ({reason}); delete those of "
+        f"the series (DELETE /v1/datasets/{dataset.name}/observations?series={quote(series)}) and send them again, or restore a backup",
+        dataset=dataset.name,
+        series=series,
+        start=start,
+        end=end,
+    )
 
 
 def find_cutoffs(session: Session, ids: Ints, cutoff_step: int) -> tuple[Ints, NDArray[np.bool_]]:

@@ -28,6 +28,8 @@ ANY_FORM = (
 INTEGER = r"^[+-]?[0-9]{1,19}$"
 EXPECTED = "a timestamp as RFC 3339 writes it (2024-01-31T12:00:00Z) or a date"
 UNIT_HINT = "is the unit of the timestamps right?"
+MAX_DIGITS = 20
+"""Of an integer that could be a time: Python reads no number of thousands of digits, and no float holds one of hundreds."""
 UNITS = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 EPOCH_UNITS = {"seconds": 10**8, "milliseconds": 10**11, "microseconds": 10**14, "nanoseconds": 10**17}
 """The smallest integer that, meant as a time, is likely to be of this unit."""
@@ -105,7 +107,7 @@ def describe(found: object) -> str:
         return f"expected {EXPECTED}, found nothing"
     text = str(found)
     if re.fullmatch("-?[0-9]+", text):
-        hint = guess_unit(int(text))
+        hint = guess_unit(int(text)) if len(text) <= MAX_DIGITS else None
         return f"expected {EXPECTED}, or an integer between -{MAX_STEP} and {MAX_STEP}, found {text[:40]}{f'; {hint}' if hint else ''}"
     if re.match(DATE, text) and not FIRST_YEAR <= int(text[:4]) <= LAST_YEAR:
         return f"expected a year between {FIRST_YEAR} and {LAST_YEAR}, found {text[:40]}; {UNIT_HINT}"

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 
 from app.errors import ArtifactCorrupt, ContextTooShort, HorizonTooLong, QuantileOutOfRange
+from app.lstm.architectures import AnyEnsemble, load_ensemble
 from app.lstm.config import MAX_CONTEXT_LENGTH, Config
-from app.lstm.ensemble import Ensemble
 from app.lstm.inputs import fit_length
 from app.lstm.windows import Floats, Ints
 
@@ -26,7 +26,7 @@ SLICE = 1024
 class Forecaster:
     """What was learned and the config that made it; immutable."""
 
-    def __init__(self, ensemble: Ensemble) -> None:
+    def __init__(self, ensemble: AnyEnsemble) -> None:
         self._ensemble = ensemble
         self.config: dict[str, Any] = ensemble.config.to_dict()
         self.horizon = ensemble.config.horizon
@@ -81,7 +81,7 @@ class Forecaster:
                 raise ArtifactCorrupt(f"the artifact has format {saved['format']}, and this code reads format {FORMAT}")
             tensors = safetensors.torch.load(data)
             config = Config.from_dict(saved["config"])
-            ensemble = Ensemble.from_tensors(config, tensors, torch.device(device))
+            ensemble = load_ensemble(config, tensors, torch.device(device))
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, safetensors.SafetensorError) as error:
             raise ArtifactCorrupt(f"the artifact cannot be read: {error}") from error
         if not all(math.isfinite(float(tensor.sum())) for tensor in tensors.values()):

@@ -42,7 +42,8 @@ class Task:
 
     @property
     def forecaster(self) -> "Forecaster":
-        assert self._forecaster is not None, "only a task without series has none"
+        if self._forecaster is None:
+            raise ValueError("only a task without series has no forecaster")
         return self._forecaster
 
     def advance(self, rows: int) -> bool:

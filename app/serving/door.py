@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.contract import JSON
-from app.errors import EngramError, Unavailable
-from app.problems import DATABASE_AWAY, to_response
+from app.errors import EngramError
+from app.problems import DATABASE_AWAY, from_database, to_response
 from app.security import Caller
 from app.serving.engine import Engine
 from app.serving.formats import to_json
@@ -93,6 +93,8 @@ class Door:
         if_none_match = headers.get(b"if-none-match", b"").decode("latin-1") or None
         if key is not None and (known := engine.recall(key, stamp)) is not None and known.next_cursor is None:
             return respond(Reply(known, JSON, if_none_match))
+        if body and b"content-type" not in headers:
+            return None  # which the routes refuse, and may be nested as deep as it likes
         is_plain = headers.get(b"content-type", b"") in PLAIN_TYPES and headers.get(b"accept", b"") in PLAIN_ACCEPTS
         if not is_plain or scope["method"] != "POST" or scope["query_string"]:
             return None
@@ -118,9 +120,7 @@ class Door:
                 log.error("problem", slug=error.slug, detail=error.detail, exc_info=error)
             return to_response(error, path=scope["path"], request_id=scope["request_id"])
         except DATABASE_AWAY as error:
-            log.error("database away", error=str(error))
-            problem = Unavailable("the database cannot be reached; try again shortly", retry_after=5)
-            return to_response(problem, path=scope["path"], request_id=scope["request_id"])
+            return to_response(from_database(error), path=scope["path"], request_id=scope["request_id"])
 
 
 def _replay(message: Message, receive: Receive) -> Receive:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import sqlalchemy.exc
 
 from app.database import Database
-from app.errors import EngramError, Unavailable
+from app.errors import EngramError, Overloaded
 from app.serving.batch import Task, compute
 from app.serving.cache import Kept
 from app.serving.reader import Reader
@@ -58,9 +58,9 @@ class Engine:
         return found
 
     async def answer(self, wanted: Wanted) -> Answer:
-        """Raises what the request deserves, and Unavailable where too many wait."""
+        """Raises what the request deserves, and Overloaded where too many wait."""
         if self._queue.qsize() > MAX_WAITING:
-            raise Unavailable(f"more than {MAX_WAITING} forecasts wait already; try again shortly", retry_after=1)
+            raise Overloaded(f"more than {MAX_WAITING} forecasts wait already; try again shortly", retry_after=1)
         if wanted.key is not None:
             wanted.kept = self._answers.find(wanted.key)
         wanted.future = asyncio.get_running_loop().create_future()

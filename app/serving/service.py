@@ -15,10 +15,10 @@ from app.contract import parse_moment
 from app.datasets import service as datasets
 from app.datasets.store import SeriesRow
 from app.errors import (
+    AnswerTooLarge,
     ContextTooShort,
     FreqUndetermined,
     HorizonTooLong,
-    InvalidRequest,
     NoTrainedVersion,
     OffGrid,
     Place,
@@ -227,7 +227,7 @@ def check_size(target: Target, series: int, settings: Settings) -> None:
     """Refuses an answer of more numbers than one answer may have."""
     values = series * target.horizon * (len(target.quantile_levels) + 1)
     if values > settings.max_forecast_values:
-        raise InvalidRequest(
+        raise AnswerTooLarge(
             f"the answer would hold {values} numbers, at most {settings.max_forecast_values} are given at once "
             "(ENGRAM_MAX_FORECAST_VALUES); ask for fewer series or quantile levels, page it, or take NDJSON or CSV, which stream",
             expected=settings.max_forecast_values,
@@ -248,7 +248,12 @@ def _explain_absence(session: Session, workspace_id: int, model_name: str, wante
             model=model.name,
             training=None,
         )
-    newest = sa.select(Training).where(Training.model_id == model.id).order_by(Training.id.desc()).limit(1)
+    newest = (
+        sa.select(Training)
+        .where(Training.model_id == model.id, Training.parent_id.is_(None))
+        .order_by(Training.id.desc())
+        .limit(1)
+    )
     training = session.scalar(newest)
     return NoTrainedVersion(
         f"model {model.name!r} has no version yet"
