@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BadRequest, BodyTooLarge, EngramError, Forbidden, InternalError, Unavailable, UnsupportedMediaType
 from app.problems import DATABASE_AWAY, to_response
-from app.security import Caller, Gate
+from app.security import SESSION_COOKIE, Caller, Gate
 from app.telemetry import count_request, log
 
 SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -30,7 +30,7 @@ OPEN_PATHS = re.compile(
 )
 """What needs no key, since it tells nothing of anybody: probes cannot send one, and the pages are the same on every installation; what
 they show they ask of the API, as whoever looks at them."""
-SESSION_COOKIE, CSRF_COOKIE, CSRF_HEADER = "engram_session", "engram_csrf", "x-csrf-token"
+CSRF_COOKIE, CSRF_HEADER = "engram_csrf", "x-csrf-token"
 READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -86,11 +86,12 @@ class Authentication:
             headers = Headers(scope=scope)
             sent = headers.get("authorization")
             session = "" if sent else cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "")
+            stamp = scope["stamp"] = gate.stamp()
             try:
                 if session:
                     scope["caller"] = await run_in_threadpool(identify_browser, gate, session, scope["method"], headers)
                 else:
-                    scope["caller"] = await run_in_threadpool(gate.identify, sent)
+                    scope["caller"] = gate.recognize(sent, stamp) or await run_in_threadpool(gate.identify, sent, stamp)
             except DATABASE_AWAY as error:
                 log.error("database away", error=str(error))
                 scope["caller"] = gate.recall(sent) if scope["path"] == "/metrics" else None

@@ -4,14 +4,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any
 
-import sqlalchemy as sa
 import sqlalchemy.exc
 from fastapi import APIRouter, Depends, Header, Request, Response
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel
-from sqlalchemy.orm import Session
 
 import migrations
 from app import __version__
@@ -19,7 +17,7 @@ from app.dependencies import DatabaseNeeded, ReadCaller, ReadSession, SettingsNe
 from app.monitoring import DatabaseNumbers, read_alive_workers, read_queue
 from app.problems import KEY_RESPONSES
 from app.queue import broker_reachable
-from app.tables import TRAINING_STATUSES, Housekeeping, Training
+from app.tables import Housekeeping
 from app.telemetry import collect_numbers
 from app.training import presence
 
@@ -130,9 +128,12 @@ class _Numbers:
 
 
 @router.get("/v1/system", responses=KEY_RESPONSES)
-def get_system(session: ReadSession, database: DatabaseNeeded, settings: SettingsNeeded, caller: ReadCaller) -> SystemOutput:
+def get_system(
+    session: ReadSession, database: DatabaseNeeded, settings: SettingsNeeded, numbers: NumbersNeeded, caller: ReadCaller
+) -> SystemOutput:
     """Version, engines, workers with their devices and running trainings, the workspace's trainings by status, and what waits for
     each device, in all workspaces together."""
+    queue = read_queue(session)
     workers = read_alive_workers(session, settings)
     schedulers = presence.list_schedulers(session, settings.sweep_seconds)
     kept = session.get(Housekeeping, 1) or Housekeeping()
@@ -155,15 +156,10 @@ def get_system(session: ReadSession, database: DatabaseNeeded, settings: Setting
         ],
         schedulers=[SchedulerOutput(name=one.name, started_at=one.started_at, seen_at=one.seen_at) for one in schedulers],
         housekeeping=HousekeepingOutput(started_at=kept.started_at, finished_at=kept.finished_at, removed=kept.removed),
-        trainings=count_trainings(session, Training.workspace_id == caller.workspace_id),
-        queue_depth=count_trainings(session)["queued"],
+        trainings=numbers.count_trainings(session, caller.workspace_id),
+        queue_depth=sum(depth for depth, _ in queue.values()),
         queues=[
             QueueOutput(device=device, depth=depth, oldest_seconds=round(seconds, 3))
-            for device, (depth, seconds) in read_queue(session).items()
+            for device, (depth, seconds) in queue.items()
         ],
     )
-
-
-def count_trainings(session: Session, *where: sa.ColumnElement[bool]) -> dict[str, int]:
-    query = sa.select(Training.status, sa.func.count()).where(*where).group_by(Training.status)
-    return {**dict.fromkeys(TRAINING_STATUSES, 0), **dict(session.execute(query).all())}

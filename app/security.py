@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from app.database import Database, utc_now
 from app.errors import PepperMissing, Unauthorized
 from app.settings import Settings
-from app.tables import ApiKey
+from app.tables import ApiKey, Workspace
 from app.telemetry import log
 
 DEFAULT_WORKSPACE_ID = 1
@@ -35,6 +35,9 @@ PEPPER_FILE = "key-pepper"
 USE_SECONDS = 60.0
 """A key's last use is written at most this often by each process."""
 CLOSE_SECONDS = 2.0
+MAX_KNOWN = 1_000
+"""Callers that are remembered until something is committed."""
+SESSION_COOKIE = "engram_session"
 SESSION_SECONDS = 12 * 3600
 """How long a browser's session lasts, unless its key ends before."""
 PREFIX_LENGTH = len("engram_") + 9
@@ -50,6 +53,10 @@ class Caller:
     workspace_id: int
     scopes: frozenset[str]
     key_id: int | None
+    actor: str = "anybody"
+    """As the audit log names it: a key's prefix."""
+    limits: dict[str, Any] | None = field(default=None, hash=False)
+    """The workspace's own, if it has any (app/quotas.py)."""
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
@@ -110,29 +117,53 @@ def has_keys(session: Session | sa.Connection) -> bool:
 
 _HAS_KEYS = sa.select(sa.exists(sa.select(ApiKey.id)))
 _FIND = sa.select(
-    *(ApiKey.id, ApiKey.workspace_id, ApiKey.prefix, ApiKey.digest, ApiKey.scopes, ApiKey.expires_at, ApiKey.revoked_at)
-)
+    *(ApiKey.id, ApiKey.workspace_id, ApiKey.prefix, ApiKey.digest, ApiKey.scopes, ApiKey.expires_at, ApiKey.revoked_at),
+    Workspace.limits,
+).join(Workspace, Workspace.id == ApiKey.workspace_id)
 _FIND_BY_PREFIX = _FIND.where(ApiKey.prefix == sa.bindparam("prefix"))
 _FIND_BY_ID = _FIND.where(ApiKey.id == sa.bindparam("id"))
 
 
 class Gate:
-    """One per process. No request is let in by what an earlier one found: what one process revokes is revoked in all of them."""
+    """One per process. No request is let in by what an earlier one found, unless nothing at all was committed since: what one
+    process revokes is revoked in all of them."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
         self._pepper: bytes | None = None
         self._met: dict[bytes, Caller] = {}
+        self._unchanged: dict[str | None, tuple[int, Caller, datetime | None]] = {}
         self._uses = _Uses(database)
 
-    def identify(self, authorization: str | None) -> Caller:
+    def stamp(self) -> int | None:
+        """The database's, to be taken before `recognize` and `identify`."""
+        return self._database.stamp()
+
+    def recognize(self, authorization: str | None, stamp: int | None) -> Caller | None:
+        """Whom `identify` found behind the header while the database bore the same stamp; None if it has to look again."""
+        known = self._unchanged.get(authorization)
+        if stamp is None or known is None or known[0] != stamp or not _is_usable(None, known[2]):
+            return None
+        if known[1].key_id is not None:
+            self._uses.note(known[1].key_id)
+        return known[1]
+
+    def identify(self, authorization: str | None, stamp: int | None = None) -> Caller:
         """The caller behind an Authorization header. Raises Unauthorized; PepperMissing where keys cannot be checked."""
+        caller, expires_at = self._look_up(authorization)
+        if stamp is not None:
+            if len(self._unchanged) >= MAX_KNOWN:
+                self._unchanged.clear()
+            self._unchanged[authorization] = stamp, caller, expires_at
+        return caller
+
+    def _look_up(self, authorization: str | None) -> tuple[Caller, datetime | None]:
         if authorization is None:
             with self._database.look() as connection:
                 if not self._is_open(connection):
                     raise Unauthorized("expected the header Authorization: Bearer <key>; whoever runs this service makes keys")
-            return ANYBODY
+            return ANYBODY, None
         sent = _HEADER.fullmatch(authorization)
         if sent is None:
             raise Unauthorized("Authorization: expected Bearer and a key of this service, engram_..., found something else")
@@ -143,7 +174,7 @@ class Gate:
             log.warning("key refused: it is not what was made, or this process has not the pepper it was made with", key=prefix)
             raise Unauthorized("the key is not one of this service's")
         caller = self._met[found] = self._admit(row, found)
-        return caller
+        return caller, row.expires_at
 
     def begin_session(self, key: str) -> str:
         """The token that stands for `key` in a browser's cookie: it opens the same for a while, ends with the key, and does not tell
@@ -181,7 +212,7 @@ class Gate:
         """The caller of the key whose digest was `found`, if it has not ended."""
         if _is_usable(row.revoked_at, row.expires_at):
             self._uses.note(row.id)
-            return Caller(row.workspace_id, frozenset(row.scopes), row.id)
+            return Caller(row.workspace_id, frozenset(row.scopes), row.id, row.prefix, row.limits)
         self._met.pop(found, None)
         how, at = ("expired", row.expires_at) if row.revoked_at is None else ("was revoked", row.revoked_at)
         raise Unauthorized(f"the key {row.prefix} {how} at {at:%Y-%m-%dT%H:%M:%SZ}")

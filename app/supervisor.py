@@ -16,6 +16,7 @@ from pathlib import Path
 import migrations
 from app.database import Database
 from app.lifeline import on_stop
+from app.security import has_keys
 from app.settings import Settings
 from app.telemetry import configure_logging, log, share_numbers
 
@@ -29,10 +30,11 @@ Engram is running.   {url}        the dashboard, in a browser; stop with Ctrl-C
 
 Three calls take you from a CSV file to a forecast:
 
-  curl -X POST {url}/v1/datasets/air/observations -H 'Content-Type: text/csv' --data-binary @examples/air_passengers.csv
-  curl -X POST {url}/v1/models/air/trainings -H 'Content-Type: application/json' -d '{{"dataset": "air", "horizon": 12}}'
-  curl -X POST {url}/v1/models/air/forecasts -H 'Content-Type: application/json' -d '{{}}'
+  curl -X POST {url}/v1/datasets/air/observations{key} -H 'Content-Type: text/csv' --data-binary @examples/air_passengers.csv
+  curl -X POST {url}/v1/models/air/trainings{key} -H 'Content-Type: application/json' -d '{{"dataset": "air", "horizon": 12}}'
+  curl -X POST {url}/v1/models/air/forecasts{key} -H 'Content-Type: application/json' -d '{{}}'
 """
+KEY_HEADER = """ -H "Authorization: Bearer $KEY\""""
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Part:
 
     def start(self) -> None:
         """In a session of its own, so that Ctrl-C reaches the supervisor alone; its stdin is the lifeline."""
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603 - this interpreter and our own modules
             self.command,
             env={**os.environ, **self.environment},
             stdin=subprocess.PIPE,
@@ -87,10 +89,9 @@ def _run(settings: Settings, apis: int, others: list[Part], *, is_whole: bool) -
     except OSError as error:
         log.error("cannot listen; is another Engram running? --port takes another port", port=settings.port, error=str(error))
         return 1
+    follow = "Engram's API listens on {url}"
     if is_whole:
-        database = Database(settings.database_url)
-        migrations.upgrade(database)
-        database.close()
+        follow = FOLLOW.replace("{key}", KEY_HEADER if _prepare(settings) else "")
     fd = listener.fileno()
     api = [sys.executable, "-m", "app.cli", "api", f"--fd={fd}", "--lifeline"]
     with tempfile.TemporaryDirectory(prefix="engram-numbers-") as folder:
@@ -102,9 +103,20 @@ def _run(settings: Settings, apis: int, others: list[Part], *, is_whole: bool) -
         for part in parts:
             part.start()
         try:
-            return _supervise(parts, listener, stopping, follow=FOLLOW if is_whole else "Engram's API listens on {url}")
+            return _supervise(parts, listener, stopping, follow=follow)
         finally:
             stop(parts, settings.grace_seconds)
+
+
+def _prepare(settings: Settings) -> bool:
+    """Migrates. Whether callers need a key."""
+    database = Database(settings.database_url)
+    try:
+        migrations.upgrade(database)
+        with database.read() as session:
+            return has_keys(session)
+    finally:
+        database.close()
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -150,7 +162,7 @@ def _supervise(parts: list[Part], listener: socket.socket, stopping: threading.E
 
 def _wait_until_live(host: str, port: int, api: Part, stopping: threading.Event) -> bool:
     deadline = time.monotonic() + READY_SECONDS
-    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - looked up, not bound
     while time.monotonic() < deadline and not stopping.is_set():
         if api.process is not None and api.process.poll() is not None:
             return False

@@ -29,6 +29,7 @@ import psycopg
 from tests.processes import Service, run_service
 
 ROUTER, SERVERS = f"engram-router-{os.getpid()}", f"engram-servers-{os.getpid()}"
+CABLE = f"engram-{os.getpid()}"
 HERE, THERE = "10.231.17", "10.231.18"
 POSTGRES_BIN = Path(max(map(str, Path("/usr/lib/postgresql").glob("*/bin")), default="/usr/bin"))
 ANSWER_SECONDS = 30.0
@@ -88,10 +89,10 @@ def run_network() -> Iterator[None]:
         for name in (ROUTER, SERVERS):
             ip("netns", "add", name)
             ip("link", "set", "lo", "up", inside=name)
-        ip("link", "add", "engram-here", "type", "veth", "peer", "name", "here", "netns", ROUTER)
+        ip("link", "add", CABLE, "type", "veth", "peer", "name", "here", "netns", ROUTER)
         ip("link", "add", "there", "netns", ROUTER, "type", "veth", "peer", "name", "engram", "netns", SERVERS)
         for device, address, inside in (
-            ("engram-here", f"{HERE}.1/24", None),
+            (CABLE, f"{HERE}.1/24", None),
             ("here", f"{HERE}.2/24", ROUTER),
             ("there", f"{THERE}.1/24", ROUTER),
             ("engram", f"{THERE}.2/24", SERVERS),
@@ -105,7 +106,7 @@ def run_network() -> Iterator[None]:
     finally:
         for name in (ROUTER, SERVERS):
             subprocess.run(["ip", "netns", "delete", name], check=False)
-        subprocess.run(["ip", "link", "delete", "engram-here"], check=False, capture_output=True)
+        subprocess.run(["ip", "link", "delete", CABLE], check=False, capture_output=True)
 
 
 class Servers:

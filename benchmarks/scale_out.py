@@ -1,6 +1,6 @@
 """How far more processes help on one machine: workers that drain trainings, API processes that serve forecasts.
 
-    python -m benchmarks.scale_out [--trainings 200] [--seconds 10] [--clients 16]
+    python -m benchmarks.scale_out [--workers 1 2 4] [--apis 1 2] [--trainings 200] [--seconds 10] [--clients 16]
 
 Needs a PostgreSQL (ENGRAM_TEST_POSTGRES_URL) and a Redis (ENGRAM_TEST_REDIS_URL), whose queues it empties. Everything runs on one
 machine, the client and both servers too, so each row says how busy the cores were.
@@ -33,21 +33,28 @@ DRAIN_SECONDS = 900.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4], help="none: the table of the APIs alone")
+    parser.add_argument("--apis", type=int, nargs="*", default=[1, 2], help="none: the table of the workers alone")
     parser.add_argument("--trainings", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=16)
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores; busy before it began: {measure_idle():.2f} of them")
-    print(f"\n{'workers':>8} {'trainings':>10} {'seconds':>8} {'per second':>11} {'cores busy':>11}")
-    for workers in (1, 2, 4):
+    if arguments.workers:
+        print(f"\n{'workers':>8} {'trainings':>10} {'seconds':>8} {'per second':>11} {'cores busy':>11}")
+    for workers in arguments.workers:
         with run_parts() as (service, database_url):
             seconds, busy = drain(service, database_url, workers, arguments.trainings)
-        print(f"{workers:>8} {arguments.trainings:>10} {seconds:>8.1f} {arguments.trainings / seconds:>11.2f} {busy:>11.2f}")
-    print(f"\n{'APIs':>8} {'clients':>10} {'requests/s':>11} {'p50 ms':>8} {'p99 ms':>8} {'cores busy':>11}")
-    for apis in (1, 2):
+        print(
+            f"{workers:>8} {arguments.trainings:>10} {seconds:>8.1f} {arguments.trainings / seconds:>11.2f} {busy:>11.2f}",
+            flush=True,
+        )
+    if arguments.apis:
+        print(f"\n{'APIs':>8} {'clients':>10} {'requests/s':>11} {'p50 ms':>8} {'p99 ms':>8} {'cores busy':>11}")
+    for apis in arguments.apis:
         with run_parts() as (service, _):
             rate, p50, p99, busy = serve(service, apis, arguments.clients, arguments.seconds)
-        print(f"{apis:>8} {arguments.clients:>10} {rate:>11.0f} {p50 * 1e3:>8.1f} {p99 * 1e3:>8.1f} {busy:>11.2f}")
+        print(f"{apis:>8} {arguments.clients:>10} {rate:>11.0f} {p50 * 1e3:>8.1f} {p99 * 1e3:>8.1f} {busy:>11.2f}", flush=True)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 #
 #   DATABASE_URL=postgresql://... BROKER_URL=redis://... deploy/rehearse.sh [buildah options, as --build-arg BASE_IMAGE=...]
 #
+# With OTEL_EXPORTER_OTLP_ENDPOINT=http://..., the parts send their traces there.
 # Each part has what compose gives it: the image's environment, a read-only root, a /tmp in memory, uid 10001, no capability, no new
 # privileges, to be process 1, and a host name of its own. The database has to be empty and is left as it ends; it takes about a minute.
 set -euo pipefail
@@ -33,6 +34,7 @@ trap stop EXIT
 config() { buildah inspect --format "$1" "$container"; }
 user=$(config '{{.Docker.Config.User}}')
 environment=()
+if [ -n "${OTEL_EXPORTER_OTLP_ENDPOINT:-}" ]; then environment+=(--setenv OTEL_EXPORTER_OTLP_ENDPOINT "$OTEL_EXPORTER_OTLP_ENDPOINT"); fi
 while IFS= read -r line; do environment+=(--setenv "${line%%=*}" "${line#*=}"); done < <(config '{{range .Docker.Config.Env}}{{println .}}{{end}}' | grep .)
 
 step "migrate, twice; no key, no API; nothing is alive yet"
@@ -44,7 +46,7 @@ key=$(run one-off keys create rehearsal --scopes admin)
 
 step "api, worker, scheduler"
 for part in api "worker --queues cpu" scheduler; do
-  # shellcheck disable=SC2086 - the words of a command
+  # shellcheck disable=SC2086  # the words of a command
   (engram "${part%% *}-1" $part) & outer+=($!)
 done
 wait_for curl --silent --fail "http://127.0.0.1:$PORT/health/ready"
@@ -70,4 +72,4 @@ for pid in "${outer[@]}"; do
   [ "$code" = 0 ]
 done
 outer=()
-step done
+step "every part works"

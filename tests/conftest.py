@@ -1,6 +1,7 @@
 """Real parts: every test that touches rows runs on SQLite and on PostgreSQL, each on a fresh database of its own."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from app.settings import Settings
 from app.telemetry import configure_logging
 from app.training.execution import Executor
 from migrations import scratch
+from tests.databases import Lent
 
 POSTGRES_URL = os.environ.get("ENGRAM_TEST_POSTGRES_URL", "postgresql://127.0.0.1:5432/postgres")
 REDIS_URL = os.environ.get("ENGRAM_TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
@@ -29,6 +31,11 @@ QUICK = {"fit": {"max_steps": 30}}
 PEPPER = "a pepper for tests that is long enough"
 MUST_HAVE_SERVERS = os.environ.get("ENGRAM_TEST_REQUIRE_SERVERS") == "1"
 
+
+LONGEST_FIRST = ("tests/test_parts.py", "tests/test_journey.py", "tests/cli/", "tests/test_doctor.py", "tests/training/")
+"""What begins last is what everybody waits for at the end."""
+EACH_ALONE = ("tests/test_parts.py",)
+"""Modules whose tests share nothing and take long: each test goes to whichever process is free. Of others a module stays together."""
 
 configure_logging(Settings(log_level="warning"), "test")
 hypothesis.settings.register_profile("house", deadline=None)
@@ -40,6 +47,26 @@ def missing(reason: str) -> None:
     if MUST_HAVE_SERVERS:
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def find_place(item: pytest.Item) -> int:
+        places = (place for place, beginning in enumerate(LONGEST_FIRST) if item.nodeid.startswith(beginning))
+        return next(places, len(LONGEST_FIRST))
+
+    items.sort(key=find_place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadscope`, with a few modules in parts."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith(EACH_ALONE) else nodeid.partition("::")[0]
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="session")
@@ -72,21 +99,35 @@ def postgres_template(postgres_server: str) -> Iterator[str]:
         yield str(sa.make_url(url).database)
 
 
+@pytest.fixture(scope="session")
+def postgres_lent(postgres_server: str, postgres_template: str) -> Iterator[Lent]:
+    lent = Lent(postgres_server, postgres_template)
+    yield lent
+    lent.close()
+
+
 @pytest.fixture
-def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
-    """The URL of a fresh, migrated PostgreSQL database."""
-    with scratch.make_postgres(postgres_server, postgres_template) as url:
+def postgres_url(postgres_lent: Lent) -> Iterator[str]:
+    """The URL of a migrated PostgreSQL database that nobody else has, without a row."""
+    with postgres_lent.lend() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file that fresh ones are copied from."""
+    path = tmp_path_factory.mktemp("template") / "engram.db"
+    database = Database(f"sqlite:///{path}")
+    migrations.upgrade(database)
+    database.close()
+    return path
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'engram.db'}"
-        database = Database(url)
-        migrations.upgrade(database)
-        database.close()
-        return url
+        copied = shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "engram.db")
+        return f"sqlite:///{copied}"
     return str(request.getfixturevalue("postgres_url"))
 
 
@@ -142,7 +183,7 @@ class Client:
         self.app = create_app(settings)
         self._portals = start_blocking_portal()
         self._http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://test", timeout=60
+            transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://localhost", timeout=60
         )
 
     def __enter__(self) -> "Client":

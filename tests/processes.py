@@ -23,7 +23,8 @@ TRAINING_SECONDS = 120.0
 class Service:
     """A running service: its processes, its URL, and the few calls that every journey makes."""
 
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+    def __init__(self, environment: dict[str, str], folder: Path, code: Path = ROOT) -> None:
+        self.code = code
         self.environment = {**os.environ, "ENGRAM_SWEEP_SECONDS": "1", "ENGRAM_HINT_SECONDS": "3", **environment}
         self.folder = folder
         self.processes: list[subprocess.Popen[str]] = []
@@ -34,7 +35,7 @@ class Service:
         """What a command that ends prints on stdout."""
         command = [sys.executable, "-m", "app.cli", *arguments]
         done = subprocess.run(
-            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=START_SECONDS, check=False
+            command, cwd=self.code, env=self.environment, capture_output=True, text=True, timeout=START_SECONDS, check=False
         )
         assert done.returncode == 0, done.stderr
         self.log.append(done.stderr)
@@ -43,11 +44,12 @@ class Service:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", *arguments],
-            cwd=ROOT,
+            cwd=self.code,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # as a service manager does; and the kernel then shares the cores out between parts
         )
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
         self.processes.append(process)

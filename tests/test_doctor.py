@@ -255,10 +255,11 @@ def test_a_service_that_is_open_to_others(settings: Settings, database: Database
 
 
 def test_the_command_says_it_to_people_and_to_machines(tmp_path: Path, closed_port: int) -> None:
-    environment = {"ENGRAM_DATA_DIR": str(tmp_path), "ENGRAM_PORT": str(closed_port)}
+    environment = {"ENGRAM_DATA_DIR": str(tmp_path / "var"), "ENGRAM_PORT": str(closed_port)}
     ill = engram("doctor", **environment)
     assert ill.returncode == 1
     assert "engram migrate" in ill.stdout
+    assert not (tmp_path / "var").exists(), "it changes nothing"
     assert engram("migrate", **environment).returncode == 0
     well = engram("doctor", "--json", **environment)
     assert (well.returncode, well.stderr) == (0, "")

@@ -97,8 +97,8 @@ def test_where_others_reach_it_the_service_starts_with_the_first_key(tmp_path: P
         assert refused.wait(30) == 2
         service.wait_for(lambda: "engram keys create" in "".join(service.log))
         key = service.command("keys", "create", "first", "--scopes=read")
-        service.start("api")
-        service.wait_for(lambda: "running" in "".join(service.log).lower())
+        service.serve()
+        service.wait_for(lambda: '/forecasts -H "Authorization: Bearer $KEY" -H \'Content-Type' in "".join(service.log))
         service.command("keys", "revoke", key[:16])
         (tmp_path / "key-pepper").unlink()
         assert service.start("api").wait(30) == 2

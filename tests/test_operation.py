@@ -5,10 +5,11 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 import migrations
-from app import __version__, housekeeping
+from app import __version__, housekeeping, monitoring
 from app.database import Database, utc_now
 from app.settings import Settings
 from app.tables import Worker
@@ -85,6 +86,19 @@ def test_system_names_the_workers_seen_of_late(client: Client, database: Databas
     assert system["queues"][0]["oldest_seconds"] < 60
     assert system["queues"][1]["oldest_seconds"] == 0
     assert (system["database"], system["broker"], system["revision"]) == (database.dialect, "embedded", migrations.head())
+
+
+def test_system_does_not_count_all_that_ended_for_everybody_who_asks(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.post_air()
+    ids = [client.post(f"/v1/models/m{n}/trainings", json={"dataset": "air", "horizon": 3}).json()["id"] for n in range(2)]
+    seen = []
+    for kept_times, training in zip((0, 1e9), ids, strict=True):
+        monkeypatch.setattr(monitoring, "KEPT_TIMES", kept_times)
+        client.get("/v1/system")
+        client.post(f"/v1/trainings/{training}/cancel")
+        trainings = client.get("/v1/system").json()["trainings"]
+        seen.append((trainings["queued"], trainings["cancelled"]))
+    assert seen == [(1, 1), (0, 1)], "what waits is of now, what ended may be of a moment ago"
 
 
 def test_system_says_which_worker_runs_what(client: Client, database: Database, executor: Executor) -> None:

@@ -117,7 +117,10 @@ def connect(url: str, key_file: Path | None, local: bool) -> Iterator[Service]:
         with (
             _run_api() as socket_path,
             httpx.Client(
-                base_url="http://local", transport=httpx.HTTPTransport(uds=str(socket_path)), headers=headers, timeout=timeout
+                base_url="http://localhost",
+                transport=httpx.HTTPTransport(uds=str(socket_path)),
+                headers=headers,
+                timeout=timeout,
             ) as http,
         ):
             yield Service(http, "the service in this process")
@@ -163,13 +166,12 @@ def _run_api() -> Iterator[Path]:
     import uvicorn
 
     import migrations
-    from app.database import Database
+    from app.database import Database, find_sqlite_file
     from app.main import create_app
     from app.telemetry import configure_logging
 
     settings = configure()
-    file = settings.database_url.removeprefix("sqlite:///")
-    if file != settings.database_url and not Path(file).exists():
+    if (file := find_sqlite_file(settings.database_url)) is not None and not file.exists():
         raise Failure(f"--local: there is no database {file}; ENGRAM_DATA_DIR or ENGRAM_DATABASE_URL says where it is")
     configure_logging(settings.model_copy(update={"log_level": "error"}), "local")
     database = Database(settings.database_url)

@@ -22,6 +22,7 @@ PATIENCE_SECONDS = 60.0
 """How long a service that is away or busy is waited for."""
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 MAX_WARNINGS = 20
+COLLECT_BYTES = 16 * 2**20
 SCAN_BYTES = 2 * 2**20
 """Batches that are only looked at are small: what a parser makes of them is many times as large."""
 
@@ -133,7 +134,7 @@ class Import:
     def _send_all(
         self, source: Source, batches: Iterator[Batch], journal: Journal | None, held: dict[str, Any] | None, start: Position
     ) -> None:
-        end = start
+        end, uncollected = start, 0
         columns = ("{task.description}", "{task.fields[rows]:,} rows", "{task.percentage:>3.0f} %")
         with make_bar(*columns) as bar:
             task = bar.add_task(self._wanted.dataset, rows=start.rows, total=source.size)
@@ -141,7 +142,10 @@ class Import:
                 for batch in batches:
                     self._add(self._send(batch))
                     end = batch.end
-                    gc.collect()  # httpx answers hold their requests in a circle: bodies would pile up to hundreds of megabytes
+                    uncollected += len(batch.body)
+                    if uncollected >= COLLECT_BYTES:
+                        gc.collect()  # httpx answers hold their requests in a circle: bodies would pile up to hundreds of megabytes
+                        uncollected = 0
                     bar.update(task, rows=end.rows, completed=source.bytes_read())
                     if journal is not None:
                         held = held or self._service.get(self._path)

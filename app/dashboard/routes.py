@@ -13,8 +13,8 @@ from app.dashboard.assets import Asset, Assets
 from app.dashboard.fields import list_groups
 from app.dependencies import GateNeeded
 from app.errors import NotFound
-from app.middleware import CSRF_COOKIE, SESSION_COOKIE
-from app.security import SESSION_SECONDS
+from app.middleware import CSRF_COOKIE
+from app.security import SESSION_COOKIE, SESSION_SECONDS
 
 router = APIRouter(include_in_schema=False)
 

@@ -1,17 +1,19 @@
 """Stored observations -> JSON, CSV, Parquet or Arrow, straight from arrays."""
 
+from __future__ import annotations
+
 import io
 from typing import Any
 
 import numpy as np
 import orjson
-import polars as pl
 from numpy.typing import NDArray
 
 from app.calendar import Grid, to_rfc3339
 from app.contract import ARROW, CSV, JSON, PARQUET
 from app.datasets.overview import Overview
 from app.datasets.reading import StoredObservations
+from app.frames import pl
 
 MEDIA_TYPES = (JSON, CSV, PARQUET, ARROW)
 JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
