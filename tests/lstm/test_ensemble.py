@@ -48,3 +48,16 @@ def test_what_came_before_the_reach_changes_nothing(monthly, seasonal):
     ensemble = build(monthly)
     context = np.concatenate([np.full(50, 1e9), seasonal(ensemble.reach)])[None]
     np.testing.assert_array_equal(ensemble.predict(context), ensemble.predict(context[:, 50:]))
+
+
+def test_nets_of_linear_forecasts_are_judged_beside_the_same_prior(monthly):
+    """Until it is decided that the nets stand alone, and then nothing is asked of it."""
+    contexts = np.stack([monthly[0][-80:], monthly[1][-80:]])
+    length = choose(Request(horizon=6, season_lengths=(12,)), monthly, "cpu").context_length
+    linear = {"bases": "linear", "history_length": length}
+    whole = build(monthly, bases="all", history_length=128, net_weight=0.0)
+    judged = build(monthly, **linear, net_weight=0.0)
+    np.testing.assert_allclose(judged.predict(contexts), whole.predict(contexts), rtol=1e-5)
+    alone = build(monthly, **linear, net_weight=1.0, stretches=(1.0,) * 6)
+    assert (judged.reach, alone.reach) == (whole.reach, length)
+    np.testing.assert_allclose(alone.predict(contexts), build(monthly, **linear, net_weight=1.0).predict(contexts), rtol=1e-12)
