@@ -12,8 +12,9 @@ from app.lstm.textbook import choose_textbook
 from app.lstm.windows import Series, TrainingWindows
 
 LONGEST_PATCH = 48
-MANY_WINDOWS, MANY_EACH = 50_000, 150
-"""Of all series, and of each: from here on a net finds out by itself what a prior and fitted forecasts would tell it."""
+MANY_WINDOWS, MANY_EACH, MANY_SERIES = 50_000, 150, 50
+"""Windows of all series, and of each, and series: from here on a net finds out by itself what a prior and fitted forecasts would
+tell it. Of a few series, however long, it learns the past by heart."""
 
 
 GRADIENT_CLIP = 1.0
@@ -85,7 +86,7 @@ def choose(request: Request, series: Series, device: str, halvings: int = 0) -> 
     transformation = "log" if share >= 0.5 else "none"
     reasons["transformation"] = f"{share:.0%} of the series are positive throughout; windows that are not take no logarithm"
     whole = len(TrainingWindows(series, request.horizon, context_length))
-    is_long = whole >= max(MANY_WINDOWS, MANY_EACH * len(series))
+    is_long = len(series) >= MANY_SERIES and whole >= max(MANY_WINDOWS, MANY_EACH * len(series))
     windows = whole if is_long else len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
     bases = "linear" if is_long else "all"
     history_length = context_length if is_long else choose_history_length(seasons, context_length, long, request.horizon)

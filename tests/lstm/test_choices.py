@@ -45,11 +45,12 @@ def test_a_missing_value_is_not_negative():
 
 
 def test_long_series_are_learned_from_whole_windows_and_linear_forecasts():
-    steps = np.arange(5000.0)
-    long = Series.of([10 + np.sin(2 * np.pi * steps / 24 + phase) for phase in range(12)])
+    steps = np.arange(1500.0)
+    long = Series.of([10 + np.sin(2 * np.pi * steps / 24 + phase) for phase in range(60)])
     config = choose(Request(horizon=24, candidate_season_lengths=(24,)), long, "cpu")
     assert config.bases == "linear"
     assert config.history_length == config.context_length == least_seen(config)
+    assert choose(Request(horizon=24), long.take(np.arange(40)), "cpu").bases == "all"
     many_short = Series.of([10 + np.sin(steps[:100]) for _ in range(1000)])
     short = choose(Request(horizon=6, candidate_season_lengths=(12,)), many_short, "cpu")
     assert short.bases == "all"
