@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: help run test check format clean
+.PHONY: help run test check audit format clean
 .DELETE_ON_ERROR:
 
 help: ## Print this
@@ -20,12 +20,17 @@ run: $(VENV)/installed ## Run the service: migrate, start the API and one worker
 test: $(VENV)/installed-dev ## Run all tests; those that need PostgreSQL or Redis are skipped where there is none
 	$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder $(ARGS)
 
-check: $(VENV)/installed-dev ## Check format, lint, types, imports, and that the migrations lead to the tables
+check: $(VENV)/installed-dev ## Check format, lint, types, imports, that the migrations lead to the tables and the packages fit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m migrations check
+	$(BIN)/python -m pip check --disable-pip-version-check
+
+audit: $(VENV)/installed-dev ## Ask the advisory database about every dependency (needs the network, and installs pip-audit)
+	$(BIN)/python -m pip install --disable-pip-version-check -q pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 format: $(VENV)/installed-dev ## Format the code and mend what the linter can
 	$(BIN)/ruff format .

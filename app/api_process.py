@@ -7,6 +7,7 @@ from types import FrameType
 
 import uvicorn
 
+from app.connections import make_protocol
 from app.lifeline import end_with_parent
 from app.main import create_app
 from app.settings import Settings
@@ -39,6 +40,8 @@ def run(settings: Settings, *, fd: int | None = None, lifeline: bool = False) ->
         log_config=None,
         access_log=False,
         server_header=False,
+        http=make_protocol(settings),
+        ws="none",  # there is no WebSocket here: what asks for one is a request like others
         timeout_graceful_shutdown=max(1, int(settings.grace_seconds - CLOSING_SECONDS)),
     )
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,12 +1,14 @@
 """The ground of all rows: engine, sessions, UTC timestamps, constraint names, SQLite's pragmas."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg.errors
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,6 +22,7 @@ SILENCE_THERE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_k
 """The same at the server's end, where a client that vanished in a transaction holds locks for as long."""
 TIDY_SECONDS = 1.0
 """How long tidying waits for others, and so how long a writer may have to wait for it."""
+NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 TIDY_PAGES = 256
 """Free pages given back in one transaction: a megabyte."""
 
@@ -74,10 +77,12 @@ class Database:
                 file.parent.mkdir(parents=True, exist_ok=True)
             self.engine = sa.create_engine(target, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
             event.listen(self.engine, "connect", _prepare_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
+            _Turns().listen(self.engine)
         else:
             self.engine = sa.create_engine(target, pool_pre_ping=True, connect_args={"connect_timeout": 5, **SILENCE})
             event.listen(self.engine, "connect", _prepare_postgres)
+        self._file = self.sqlite_path
+        self._watch: sqlite3.Connection | None = None
         self._write_engine = self.engine.execution_options(immediate=True)
         self._read_engine = self._look_engine = self.engine
         if self.dialect == "postgresql":  # SQLite's transactions see one snapshot anyway
@@ -92,6 +97,20 @@ class Database:
     def sqlite_path(self) -> Path | None:
         """The file, where there is one."""
         return find_sqlite_file(self.engine.url)
+
+    def stamp(self) -> int | None:
+        """A number that changes with every commit of any process: what was read after it was taken stands as long as it is the same.
+        Takes a few microseconds and waits for nobody, so the event loop may ask, and only the loop. None where that is not known:
+        PostgreSQL has nothing like it, and a SQLite file may be busy."""
+        if self._file is None:
+            return None
+        try:
+            if self._watch is None:
+                self._watch = sqlite3.connect(self._file, timeout=0, isolation_level=None, check_same_thread=False)
+            stamp: int = self._watch.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.OperationalError:
+            return None
+        return stamp
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -112,7 +131,18 @@ class Database:
             yield session
 
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         self.engine.dispose()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the database had no room left for what was to be written."""
+    cause = getattr(error, "orig", error)
+    if isinstance(cause, sqlite3.Error):  # a journal that cannot grow is told as an I/O error
+        code = getattr(cause, "sqlite_errorcode", 0)
+        return code in NO_ROOM
+    return isinstance(cause, psycopg.errors.DiskFull)
 
 
 def find_sqlite_file(url: str | sa.URL) -> Path | None:
@@ -194,5 +224,32 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("immediate") else "BEGIN")
+class _Turns:
+    """Lets the writers of this process go one after the other. SQLite itself lets those who wait look again after ever longer pauses:
+    whoever comes anew is there first, and of many who write at once some waited for ten seconds."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._holder: sa.Connection | None = None
+
+    def listen(self, engine: sa.Engine) -> None:
+        event.listen(engine, "begin", self._begin)
+        for ended in ("commit", "rollback"):
+            event.listen(engine, ended, self._end)
+
+    def _begin(self, connection: sa.Connection) -> None:
+        if not connection.get_execution_options().get("immediate"):
+            connection.exec_driver_sql("BEGIN")
+            return
+        if self._turn.acquire(timeout=BUSY_TIMEOUT_SECONDS):  # else as other processes do, without a turn
+            self._holder = connection
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except BaseException:
+            self._end(connection)
+            raise
+
+    def _end(self, connection: sa.Connection) -> None:
+        if self._holder is connection:
+            self._holder = None
+            self._turn.release()

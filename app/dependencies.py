@@ -12,6 +12,7 @@ from fastapi import Depends, Path, Query, Request, Security
 from fastapi.security import HTTPBearer, SecurityScopes
 from sqlalchemy.orm import Session
 
+from app import audit
 from app.database import Database
 from app.errors import Forbidden, InvalidRequest, NotAcceptable, Unauthorized
 from app.queue import Queue
@@ -22,22 +23,22 @@ from app.tables import NAME_PATTERN
 K = TypeVar("K", int, str)
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def get_database(request: Request) -> Database:
+async def get_database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
-def get_queue(request: Request) -> Queue:
+async def get_queue(request: Request) -> Queue:
     queue: Queue = request.app.state.queue
     return queue
 
 
-def get_gate(request: Request) -> Gate:
+async def get_gate(request: Request) -> Gate:
     gate: Gate = request.app.state.gate
     return gate
 
@@ -65,6 +66,17 @@ def demand(caller: Caller, scope: str) -> None:
             expected=scope,
             found=sorted(caller.scopes),
         )
+
+
+class Audit:
+    """The audit log as a route writes it: in its own transaction, before it commits."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def note(self, session: Session, caller: Caller, action: str, *target: str) -> None:
+        """That the caller does `action` (a verb and a noun) to the thing that `target` names, from the outside in."""
+        audit.note(session, caller.workspace_id, caller.actor, action, "/".join(target), self._request.scope["request_id"])
 
 
 def read_session(database: Annotated[Database, Depends(get_database)]) -> Iterator[Session]:
@@ -98,7 +110,7 @@ class Page:
         return base64.urlsafe_b64encode(orjson.dumps(keys[-1])).decode().rstrip("=")
 
 
-def get_page(
+async def get_page(
     limit: Annotated[int, Query(ge=1, le=1000, description="How many items at most.")] = 100,
     cursor: Annotated[str | None, Query(max_length=1024, description="`next_cursor` of the page before.")] = None,
 ) -> Page:
@@ -147,4 +159,5 @@ WriteCaller = Annotated[Caller, Security(authorize, scopes=["write"])]
 TrainCaller = Annotated[Caller, Security(authorize, scopes=["train"])]
 PredictCaller = Annotated[Caller, Security(authorize, scopes=["predict"])]
 AdminCaller = Annotated[Caller, Security(authorize, scopes=["admin"])]
+AuditNeeded = Annotated[Audit, Depends(Audit)]
 PageNeeded = Annotated[Page, Depends(get_page)]

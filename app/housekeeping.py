@@ -13,8 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app import sqlite_broker
+from app import audit, sqlite_broker
 from app.database import Database, database_now, tidy_sqlite
+from app.idempotency import KEPT as KEPT_KEYS
 from app.registry import service as registry
 from app.settings import Settings
 from app.tables import Housekeeping, IdempotencyKey, Scheduler, Worker
@@ -25,8 +26,6 @@ ROWS_AT_ONCE = 500
 VERSIONS_AT_ONCE = 10
 """Each takes its artifact along and its kept backtest, of up to 200 series a cutoff."""
 PAUSE_SECONDS = 0.05
-KEPT_KEYS = timedelta(hours=24)
-"""For as long as the contract promises the first answer again (docs/api.md)."""
 KEPT_PARTS = timedelta(hours=24)
 """The row of a worker or scheduler that was killed: long enough to be asked about, and alerted on."""
 
@@ -68,8 +67,10 @@ def _claim(database: Database, settings: Settings, owner: str) -> datetime | Non
 
 
 def _is_due(session: Session, settings: Settings) -> sa.ColumnElement[bool]:
-    before = database_now(session) - timedelta(seconds=settings.housekeeping_seconds)
-    return sa.or_(Housekeeping.started_at.is_(None), Housekeeping.started_at < before)
+    now = database_now(session)
+    before = now - timedelta(seconds=settings.housekeeping_seconds)
+    is_ahead = Housekeeping.started_at > now  # the clock was set back since
+    return sa.or_(Housekeeping.started_at.is_(None), Housekeeping.started_at < before, is_ahead)
 
 
 def _repeat(
@@ -115,12 +116,18 @@ def _delete(session: Session, table: Any, old: sa.Select[int]) -> int:
     return len(session.scalars(statement.execution_options(synchronize_session=False)).all())
 
 
+def _remove_audit(session: Session, settings: Settings) -> int:
+    before = database_now(session) - timedelta(days=settings.kept_audit_days)
+    return audit.remove_entries(session, written_before=before, limit=ROWS_AT_ONCE)
+
+
 STEPS: dict[str, Callable[[Session, Settings], int]] = {
     "versions": _remove_versions,
     "events": _remove_events,
     "idempotency_keys": _remove_keys,
     "workers": _remove_workers,
     "schedulers": _remove_schedulers,
+    "audit_entries": _remove_audit,
 }
 
 

@@ -8,18 +8,31 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from app import __version__, operation, problems
+from app.admission import Admission
+from app.combining import Combiner
+from app.dashboard import routes as dashboard
 from app.database import Database
 from app.datasets import routes as datasets
+from app.idempotency import AtWork
+from app.keys import audit
 from app.keys import routes as keys
 from app.middleware import Authentication, PlainBody, RequestContext
 from app.monitoring import DatabaseNumbers
+from app.protection.counting import Counting
+from app.protection.documents import Documents
+from app.protection.headers import SafeHeaders
+from app.protection.origins import Origins
+from app.protection.patience import Patience
 from app.queue import Queue
+from app.rates import Rates
 from app.registry import routes as registry
 from app.security import Gate
 from app.serving import routes as serving
-from app.serving.cache import Forecasters
+from app.serving.door import Door
+from app.serving.engine import Engine
 from app.settings import Settings
 from app.training import routes as training
+from app.training.streams import Streams
 
 SPANS: TelemetryConfig = {
     "auto_configure": False,  # app/tracing.py does, for the worker as well
@@ -39,11 +52,16 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.database = Database(settings.database_url)
         app.state.numbers = DatabaseNumbers(app.state.database, settings)
         app.state.gate = Gate(app.state.database, settings)
+        app.state.rates = Rates(settings)
+        app.state.streams = Streams(settings.max_streams)
         app.state.queue = Queue(settings)
-        app.state.forecasters = Forecasters(settings.forecaster_cache_bytes)
+        app.state.at_work = AtWork()
+        app.state.combiner = Combiner(app.state.database)
+        app.state.engine = Engine(app.state.database, settings)
         yield
-        app.state.forecasters.close()
+        app.state.engine.close()
         app.state.queue.close()
+        app.state.rates.close()
         app.state.gate.close()
         app.state.database.close()
 
@@ -60,10 +78,18 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     problems.install(app)
-    for room in (datasets, registry, training, serving, keys):
+    for room in (datasets, registry, training, serving, keys, audit):
         app.include_router(room.router, responses=problems.KEY_RESPONSES)
     app.include_router(operation.router)
+    app.include_router(dashboard.router)
+    app.add_middleware(Door)
+    app.add_middleware(Documents, settings=settings)
     app.add_middleware(PlainBody, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Counting, settings=settings)
     app.add_middleware(Authentication)
+    app.add_middleware(Admission, most=settings.max_requests_at_once)
+    app.add_middleware(Patience, settings=settings)
+    app.add_middleware(Origins, settings=settings)
     app.add_middleware(RequestContext)
+    app.add_middleware(SafeHeaders)
     return app

@@ -1,5 +1,6 @@
 """What every request passes before any route: its id, its log line, its numbers, the last resort, its key, and its body, plain and bounded."""
 
+import hmac
 import re
 import time
 import zlib
@@ -10,11 +11,12 @@ import structlog
 import zstandard
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BadRequest, BodyTooLarge, EngramError, InternalError, Unavailable, UnsupportedMediaType
+from app.errors import BadRequest, BodyTooLarge, EngramError, Forbidden, InternalError, Unavailable, UnsupportedMediaType
 from app.problems import DATABASE_AWAY, to_response
-from app.security import Gate
+from app.security import SESSION_COOKIE, Caller, Gate
 from app.telemetry import count_request, log
 
 SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -22,8 +24,14 @@ ZSTD_SLICE_BYTES = 1024
 """zstd packs 128 KiB into 4 bytes at best: fed in slices this small, a bomb overshoots its limit by 32 MiB at most."""
 THREAD_FROM_BYTES = 65_536
 """A smaller body is decompressed on the loop: the hop to a thread costs more."""
-OPEN_PATHS = re.compile(r"/|/health/(live|ready)|/openapi\.json|/docs|/docs/oauth2-redirect|/docs-static/.*")
-"""What needs no key, since it tells nothing of anybody: probes cannot send one, and the pages are the same on every installation."""
+OPEN_PATHS = re.compile(
+    r"/|/(datasets|models|trainings)/[^/]*|/session|/static/.*|/favicon\.ico"
+    r"|/health/(live|ready)|/openapi\.json|/docs|/docs/oauth2-redirect|/docs-static/.*"
+)
+"""What needs no key, since it tells nothing of anybody: probes cannot send one, and the pages are the same on every installation; what
+they show they ask of the API, as whoever looks at them."""
+CSRF_COOKIE, CSRF_HEADER = "engram_csrf", "x-csrf-token"
+READING = ("GET", "HEAD", "OPTIONS")
 
 
 class RequestContext:
@@ -75,15 +83,32 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not OPEN_PATHS.fullmatch(scope["path"]):
             gate: Gate = scope["app"].state.gate
-            sent = Headers(scope=scope).get("authorization")
+            headers = Headers(scope=scope)
+            sent = headers.get("authorization")
+            session = "" if sent else cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "")
+            stamp = scope["stamp"] = gate.stamp()
             try:
-                scope["caller"] = await run_in_threadpool(gate.identify, sent)
+                if session:
+                    scope["caller"] = await run_in_threadpool(identify_browser, gate, session, scope["method"], headers)
+                else:
+                    scope["caller"] = gate.recognize(sent, stamp) or await run_in_threadpool(gate.identify, sent, stamp)
             except DATABASE_AWAY as error:
                 log.error("database away", error=str(error))
                 scope["caller"] = gate.recall(sent) if scope["path"] == "/metrics" else None
                 if scope["caller"] is None:
                     raise Unavailable("the database cannot be reached; try again shortly", retry_after=5) from error
         await self.app(scope, receive, send)
+
+
+def identify_browser(gate: Gate, session: str, method: str, headers: Headers) -> Caller:
+    """The caller behind a browser's session. A cookie comes along with whatever any page sends here, so that a request which changes
+    something must also carry what only our own pages can read."""
+    caller = gate.identify_session(session)
+    if method not in READING and not hmac.compare_digest(
+        headers.get(CSRF_HEADER, "").encode(), gate.make_csrf(session).encode()
+    ):
+        raise Forbidden(f"a session may change things only with the header {CSRF_HEADER} that belongs to it; reload the page")
+    return caller
 
 
 class PlainBody:

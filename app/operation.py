@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import sqlalchemy.exc
 from fastapi import APIRouter, Depends, Header, Request, Response
-from fastapi.responses import RedirectResponse
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
@@ -78,12 +77,6 @@ class SystemOutput(BaseModel):
     trainings: dict[str, int]
     queue_depth: int
     queues: list[QueueOutput]
-
-
-@router.get("/", include_in_schema=False)
-def show_start() -> RedirectResponse:
-    """Until the dashboard is there, a browser is shown every call."""
-    return RedirectResponse("/docs")
 
 
 @router.get("/health/live")

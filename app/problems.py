@@ -1,5 +1,6 @@
 """Errors -> application/problem+json (RFC 9457): ours, FastAPI's own 422, Starlette's 404 and 405, and the database's absence."""
 
+import re
 from typing import Any
 
 import orjson
@@ -9,8 +10,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from app.database import is_disk_full
 from app.errors import (
     BadRequest,
+    DiskFull,
     EngramError,
     InternalError,
     InvalidRequest,
@@ -69,7 +72,9 @@ def install(app: FastAPI) -> None:
 
 def to_response(error: EngramError, *, path: str, request_id: str) -> Response:
     problem = {**error.to_problem(), "instance": path, "request_id": request_id}
-    headers = {"Retry-After": str(error.facts.get("retry_after", 5))} if error.status in (429, 503) else {}
+    headers = {}
+    if error.status in (429, 503) or "retry_after" in error.facts:
+        headers["Retry-After"] = str(error.facts.get("retry_after", 5))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(
@@ -109,14 +114,16 @@ def _respond(request: Request, error: EngramError) -> Response:
 
 
 def _answer_ours(request: Request, error: Exception) -> Response:
-    assert isinstance(error, EngramError)
+    if not isinstance(error, EngramError):
+        raise error  # FastAPI gives each handler its own kind
     if error.status >= 500:
         log.error("problem", slug=error.slug, detail=error.detail, exc_info=error)
     return _respond(request, error)
 
 
 def _answer_validation(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+    if not isinstance(error, RequestValidationError):
+        raise error
     if any(
         isinstance(one.get("input"), bytes) for one in error.errors()
     ):  # FastAPI parses a body only if it says that it is JSON
@@ -126,12 +133,13 @@ def _answer_validation(request: Request, error: Exception) -> Response:
 
 
 def _answer_starlette(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+    if not isinstance(error, HTTPException):
+        raise error
     path = request.url.path
     if error.status_code == 404:
         return _respond(request, NotFound(f"there is no {path}; /docs lists the paths"))
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(_list_methods(request)) or (error.headers or {}).get("Allow", "")
         response = _respond(request, MethodNotAllowed(f"{path} does not take {request.method}; it takes {allowed}"))
         response.headers["Allow"] = allowed
         return response
@@ -140,12 +148,29 @@ def _answer_starlette(request: Request, error: Exception) -> Response:
     return _respond(request, InternalError("an unexpected error; the log has it under this request_id"))
 
 
+def _list_methods(request: Request) -> list[str]:
+    """What the path takes, by the OpenAPI document: the router itself tells only the methods of the first operation on it."""
+    found: set[str] = set()
+    for path, operations in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.url.path):
+            found |= operations.keys()
+    return sorted(method.upper() for method in found)
+
+
 def _answer_data(request: Request, error: Exception) -> Response:
     """A value that no check foresaw and no column can hold: the request is wrong, not the service."""
     log.error("value refused by the database", error=str(error))
     return _respond(request, InvalidRequest("the request holds a value that cannot be stored"))
 
 
-def _answer_database(request: Request, error: Exception) -> Response:
+def from_database(error: Exception) -> EngramError:
+    """What one of DATABASE_AWAY is to the client; the log has what the database said."""
+    if is_disk_full(error):
+        log.error("disk full", error=str(error))
+        return DiskFull("the disk of the database is full; nothing of this request was stored, and nothing else is harmed")
     log.error("database away", error=str(error))
-    return _respond(request, Unavailable("the database cannot be reached; try again shortly", retry_after=5))
+    return Unavailable("the database cannot be reached; try again shortly", retry_after=5)
+
+
+def _answer_database(request: Request, error: Exception) -> Response:
+    return _respond(request, from_database(error))

@@ -1,4 +1,7 @@
-"""Who calls: the gate that each request passes, and what a key looks like. How keys are made and revoked stands in app/keys."""
+"""Who calls: the gate that each request passes, what a key looks like, and the session that a browser gets for one.
+
+How keys are made and revoked stands in app/keys.
+"""
 
 import hmac
 import os
@@ -10,9 +13,10 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 import sqlalchemy.exc
@@ -21,7 +25,7 @@ from sqlalchemy.orm import Session
 from app.database import Database, utc_now
 from app.errors import PepperMissing, Unauthorized
 from app.settings import Settings
-from app.tables import ApiKey
+from app.tables import ApiKey, Workspace
 from app.telemetry import log
 
 DEFAULT_WORKSPACE_ID = 1
@@ -31,7 +35,14 @@ PEPPER_FILE = "key-pepper"
 USE_SECONDS = 60.0
 """A key's last use is written at most this often by each process."""
 CLOSE_SECONDS = 2.0
+MAX_KNOWN = 1_000
+"""Callers that are remembered until something is committed."""
+SESSION_COOKIE = "engram_session"
+SESSION_SECONDS = 12 * 3600
+"""How long a browser's session lasts, unless its key ends before."""
+PREFIX_LENGTH = len("engram_") + 9
 _HEADER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +((engram_[a-z0-9]{9})_[A-Za-z0-9_-]{43})")
+_SESSION = re.compile(r"(engram_[a-z0-9]{9})\.([0-9]{1,12})\.[0-9a-f]{64}")
 _STOP = None
 
 
@@ -42,6 +53,10 @@ class Caller:
     workspace_id: int
     scopes: frozenset[str]
     key_id: int | None
+    actor: str = "anybody"
+    """As the audit log names it: a key's prefix."""
+    limits: dict[str, Any] | None = field(default=None, hash=False)
+    """The workspace's own, if it has any (app/quotas.py)."""
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
@@ -102,49 +117,105 @@ def has_keys(session: Session | sa.Connection) -> bool:
 
 _HAS_KEYS = sa.select(sa.exists(sa.select(ApiKey.id)))
 _FIND = sa.select(
-    *(ApiKey.id, ApiKey.workspace_id, ApiKey.prefix, ApiKey.digest, ApiKey.scopes, ApiKey.expires_at, ApiKey.revoked_at)
-)
+    *(ApiKey.id, ApiKey.workspace_id, ApiKey.prefix, ApiKey.digest, ApiKey.scopes, ApiKey.expires_at, ApiKey.revoked_at),
+    Workspace.limits,
+).join(Workspace, Workspace.id == ApiKey.workspace_id)
 _FIND_BY_PREFIX = _FIND.where(ApiKey.prefix == sa.bindparam("prefix"))
 _FIND_BY_ID = _FIND.where(ApiKey.id == sa.bindparam("id"))
 
 
 class Gate:
-    """One per process. No request is let in by what an earlier one found: what one process revokes is revoked in all of them."""
+    """One per process. No request is let in by what an earlier one found, unless nothing at all was committed since: what one
+    process revokes is revoked in all of them."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._settings = settings
         self._pepper: bytes | None = None
         self._met: dict[bytes, Caller] = {}
+        self._unchanged: dict[str | None, tuple[int, Caller, datetime | None]] = {}
         self._uses = _Uses(database)
 
-    def identify(self, authorization: str | None) -> Caller:
+    def stamp(self) -> int | None:
+        """The database's, to be taken before `recognize` and `identify`."""
+        return self._database.stamp()
+
+    def recognize(self, authorization: str | None, stamp: int | None) -> Caller | None:
+        """Whom `identify` found behind the header while the database bore the same stamp; None if it has to look again."""
+        known = self._unchanged.get(authorization)
+        if stamp is None or known is None or known[0] != stamp or not _is_usable(None, known[2]):
+            return None
+        if known[1].key_id is not None:
+            self._uses.note(known[1].key_id)
+        return known[1]
+
+    def identify(self, authorization: str | None, stamp: int | None = None) -> Caller:
         """The caller behind an Authorization header. Raises Unauthorized; PepperMissing where keys cannot be checked."""
+        caller, expires_at = self._look_up(authorization)
+        if stamp is not None:
+            if len(self._unchanged) >= MAX_KNOWN:
+                self._unchanged.clear()
+            self._unchanged[authorization] = stamp, caller, expires_at
+        return caller
+
+    def _look_up(self, authorization: str | None) -> tuple[Caller, datetime | None]:
         if authorization is None:
             with self._database.look() as connection:
                 if not self._is_open(connection):
                     raise Unauthorized("expected the header Authorization: Bearer <key>; whoever runs this service makes keys")
-            return ANYBODY
+            return ANYBODY, None
         sent = _HEADER.fullmatch(authorization)
         if sent is None:
             raise Unauthorized("Authorization: expected Bearer and a key of this service, engram_..., found something else")
         key, prefix = sent.groups()
-        with self._database.look() as connection:
-            row = connection.execute(_FIND_BY_PREFIX, {"prefix": prefix}).one_or_none()
-        if row is None:
-            raise Unauthorized("the key is not one of this service's")
+        row = self._find(prefix)
         found = digest(self._read_pepper(), key)
         if not hmac.compare_digest(found, row.digest):
             log.warning("key refused: it is not what was made, or this process has not the pepper it was made with", key=prefix)
             raise Unauthorized("the key is not one of this service's")
+        caller = self._met[found] = self._admit(row, found)
+        return caller, row.expires_at
+
+    def begin_session(self, key: str) -> str:
+        """The token that stands for `key` in a browser's cookie: it opens the same for a while, ends with the key, and does not tell
+        it. Nothing is stored, so that a session outlives this process. Raises Unauthorized."""
+        self.identify(f"Bearer {key}")
+        return self._sign(self._find(key[:PREFIX_LENGTH]), int(time.time()) + SESSION_SECONDS)
+
+    def identify_session(self, token: str) -> Caller:
+        """The caller behind a session's token. Raises Unauthorized."""
+        sent = _SESSION.fullmatch(token)
+        if sent is None or int(sent[2]) <= time.time():
+            raise Unauthorized("the session has ended; give the key again")
+        row = self._find(sent[1])
+        if not hmac.compare_digest(self._sign(row, int(sent[2])), token):
+            raise Unauthorized("the session is not one of this service's; give the key again")
+        return self._admit(row, row.digest)
+
+    def make_csrf(self, token: str) -> str:
+        """What a request of this session must carry in a header to change anything: another site's page cannot read it."""
+        return hmac.digest(self._read_pepper(), b"csrf " + token.encode(), "sha256").hex()
+
+    def _sign(self, row: sa.Row[Any], ends_at: int) -> str:
+        """`ends_at`: seconds since 1970. The key's digest is signed too, so that a prefix that came again would open nothing."""
+        told = f"{row.prefix}.{ends_at}"
+        return f"{told}.{hmac.digest(self._read_pepper(), b'session ' + told.encode() + row.digest, 'sha256').hex()}"
+
+    def _find(self, prefix: str) -> sa.Row[Any]:
+        with self._database.look() as connection:
+            row = connection.execute(_FIND_BY_PREFIX, {"prefix": prefix}).one_or_none()
+        if row is None:
+            raise Unauthorized("the key is not one of this service's")
+        return row
+
+    def _admit(self, row: sa.Row[Any], found: bytes) -> Caller:
+        """The caller of the key whose digest was `found`, if it has not ended."""
+        if _is_usable(row.revoked_at, row.expires_at):
+            self._uses.note(row.id)
+            return Caller(row.workspace_id, frozenset(row.scopes), row.id, row.prefix, row.limits)
         self._met.pop(found, None)
-        if row.revoked_at is not None:
-            raise Unauthorized(f"the key {prefix} was revoked at {row.revoked_at:%Y-%m-%dT%H:%M:%SZ}")
-        if not _is_usable(row.revoked_at, row.expires_at):
-            raise Unauthorized(f"the key {prefix} expired at {row.expires_at:%Y-%m-%dT%H:%M:%SZ}")
-        self._uses.note(row.id)
-        caller = self._met[found] = Caller(row.workspace_id, frozenset(row.scopes), row.id)
-        return caller
+        how, at = ("expired", row.expires_at) if row.revoked_at is None else ("was revoked", row.revoked_at)
+        raise Unauthorized(f"the key {row.prefix} {how} at {at:%Y-%m-%dT%H:%M:%SZ}")
 
     def recall(self, authorization: str | None) -> Caller | None:
         """Whom `identify` found last, for the little that is to be said while it cannot look: nobody revokes a key meanwhile."""

@@ -4,7 +4,7 @@ Every table has a surrogate id, and every one that belongs to somebody a workspa
 rename is one row. Steps are positions on the dataset's grid (app/calendar.py); timestamps of our own doings are UTC.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,12 +23,42 @@ def _reference(target: str, *, ondelete: str = "CASCADE", index: bool = False) -
 
 
 class Workspace(Base):
-    """Whose things these are; `default` exists from the first migration on."""
+    """Whose things these are; `default` exists from the first migration on.
+
+    `limits` are its own in the place of the settings' (app/quotas.py); `claimed_at` is when a training of it last began.
+    """
 
     __tablename__ = "workspaces"
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(sa.String(64), unique=True)
     created_at: Mapped[datetime]
+    limits: Mapped[dict[str, Any] | None]
+    claimed_at: Mapped[datetime | None]
+
+
+class WorkspaceDay(Base):
+    """What a workspace used up in one day, UTC. It only grows, whatever is deleted."""
+
+    __tablename__ = "workspace_days"
+    __table_args__ = (sa.UniqueConstraint("workspace_id", "day"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    workspace_id: Mapped[int] = _reference("workspaces.id")
+    day: Mapped[date]
+    body_bytes: Mapped[int] = mapped_column(server_default="0")
+    training_seconds: Mapped[float] = mapped_column(server_default="0")
+
+
+class AuditEntry(Base):
+    """Who did what, and when: what makes, ends, moves or deletes something for good. Written with the deed itself."""
+
+    __tablename__ = "audit_entries"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    workspace_id: Mapped[int] = _reference("workspaces.id", index=True)
+    actor: Mapped[str] = mapped_column(sa.String(255))
+    action: Mapped[str] = mapped_column(sa.String(64))
+    target: Mapped[str] = mapped_column(sa.String(1024))
+    request_id: Mapped[str | None] = mapped_column(sa.String(128))
+    created_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class ApiKey(Base):
@@ -126,10 +156,17 @@ class Model(Base):
 
 
 class Training(Base):
-    """One request's life, and the queue itself: the row is the truth, Celery's message a hint."""
+    """One request's life, and the queue itself: the row is the truth, Celery's message a hint.
+
+    A search is a training that waits for others, its trials (`parent_id`, `trial_number`), while `searching`: nobody claims it then.
+    `parent_id` is no foreign key, since SQLite adds none to a table that is there; trials go with their parent's model.
+    """
 
     __tablename__ = "trainings"
-    __table_args__ = (sa.Index("ix_trainings_status_id", "status", "id"),)
+    __table_args__ = (
+        sa.Index("ix_trainings_status_id", "status", "id"),
+        sa.Index("ix_trainings_parent_id_trial_number", "parent_id", "trial_number", unique=True),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     workspace_id: Mapped[int] = _reference("workspaces.id")
     public_id: Mapped[str] = mapped_column(sa.String(36), unique=True)
@@ -137,6 +174,7 @@ class Training(Base):
     dataset_id: Mapped[int] = _reference("datasets.id", index=True)
     request: Mapped[dict[str, Any]]
     cutoff_step: Mapped[int]
+    data_revision: Mapped[str | None] = mapped_column(sa.String(64))
     status: Mapped[str] = mapped_column(sa.String(16))
     device_wanted: Mapped[str] = mapped_column(sa.String(8))
     hinted_at: Mapped[datetime | None]
@@ -153,6 +191,9 @@ class Training(Base):
     warnings: Mapped[list[Any] | None]
     problem: Mapped[dict[str, Any] | None]
     version_number: Mapped[int | None]
+    parent_id: Mapped[int | None]
+    trial_number: Mapped[int | None]
+    searching: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     request_id: Mapped[str | None] = mapped_column(sa.String(128))
     traceparent: Mapped[str | None] = mapped_column(sa.String(64))
     created_at: Mapped[datetime]
@@ -171,6 +212,26 @@ class TrainingEvent(Base):
     seq: Mapped[int]
     kind: Mapped[str] = mapped_column(sa.String(16))
     data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class TrainingState(Base):
+    """What a training under way has learned so far, to go on from if its worker is lost; gone once it has ended.
+
+    `fingerprint` is that of the data it learned from: on other data it begins anew.
+    """
+
+    __tablename__ = "training_states"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    workspace_id: Mapped[int] = _reference("workspaces.id")
+    training_id: Mapped[int] = mapped_column(sa.ForeignKey("trainings.id", ondelete="CASCADE"), unique=True)
+    attempt: Mapped[int]
+    step: Mapped[int]
+    fingerprint: Mapped[str] = mapped_column(sa.String(64))
+    code_version: Mapped[str] = mapped_column(sa.String(32))
+    sha256: Mapped[str] = mapped_column(sa.String(64))
+    size_bytes: Mapped[int]
+    data: Mapped[bytes] = deferred(mapped_column(sa.LargeBinary, nullable=False))
     created_at: Mapped[datetime]
 
 

@@ -41,7 +41,7 @@ REQUEST_SECONDS = Histogram(
 )
 FORECAST_SECONDS = Histogram(
     "engram_forecast_seconds",
-    "Seconds that a forecast waits for the model and is computed, loading it included.",
+    "Seconds of one call of the model.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 FORECAST_SERIES = Histogram(
@@ -50,6 +50,9 @@ FORECAST_SERIES = Histogram(
 CACHE_HITS = Counter("engram_forecaster_cache_hits", "Forecasts whose forecaster was loaded already.")
 CACHE_MISSES = Counter("engram_forecaster_cache_misses", "Forecasts that had to load their forecaster.")
 CACHE_BYTES = Gauge("engram_forecaster_cache_bytes", "Memory that loaded forecasters take.", multiprocess_mode="sum")
+ANSWER_HITS = Counter("engram_answer_cache_hits", "Forecasts that were there already, finished.")
+ANSWER_MISSES = Counter("engram_answer_cache_misses", "Forecasts that could have been kept and had to be made.")
+ANSWER_BYTES = Gauge("engram_answer_cache_bytes", "Memory that finished forecasts take.", multiprocess_mode="sum")
 
 KEY = re.compile(r"(engram_[a-z0-9]{9}_)[A-Za-z0-9_-]{43}")
 

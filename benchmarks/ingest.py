@@ -11,13 +11,14 @@ import io
 import os
 import platform
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -137,13 +138,22 @@ def make_databases(folder: Path) -> Iterator[dict[str, str]]:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def measure(url: str, database_url: str, bodies: dict[str, tuple[str, bytes]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every repeat, by what was done."""
+def measure(
+    url: str,
+    database_url: str,
+    folder: Path,
+    bodies: dict[str, tuple[str, bytes]],
+    rows: list[tuple[str, int, float]],
+    repeats: int,
+) -> dict[str, list[float]]:
+    """Seconds of every repeat, by what was done; the raw way of the database takes turns with ours."""
     seconds: dict[str, list[float]] = {}
     database = Database(database_url)
     with httpx.Client(base_url=url, timeout=300) as client:
         post_to(client, "warm", bodies["CSV"])
         for repeat in range(repeats):
+            raw = insert_raw(folder, rows) if database_url.startswith("sqlite") else copy_raw(database_url, rows)
+            seconds.setdefault("raw rows: executemany, or binary COPY", []).append(raw)
             for name, body in bodies.items():
                 dataset = f"parquet-{repeat}" if name.startswith("one more") else f"{name.lower().replace(' ', '-')}-{repeat}"
                 seconds.setdefault(f"post {name}", []).append(post_to(client, dataset, body))
@@ -165,6 +175,36 @@ def post_to(client: httpx.Client, dataset: str, body: tuple[str, bytes]) -> floa
     if answer.status_code != 200:
         raise RuntimeError(answer.text)
     return time.perf_counter() - started
+
+
+def insert_raw(folder: Path, rows: list[tuple[str, int, float]]) -> float:
+    """What sqlite3 alone takes to insert the same rows with executemany."""
+    with closing(sqlite3.connect(folder / f"raw-{uuid4().hex}.db")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE observations (series TEXT, timestamp INTEGER, value REAL)")
+        started = time.perf_counter()
+        with connection:
+            connection.executemany("INSERT INTO observations VALUES (?, ?, ?)", rows)
+        return time.perf_counter() - started
+
+
+def copy_raw(database_url: str, rows: list[tuple[str, int, float]]) -> float:
+    """What PostgreSQL takes for the same rows by binary COPY."""
+    url = sa.make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TEMPORARY TABLE raw (series text, at bigint, value double precision)")
+        started = time.perf_counter()
+        with connection.cursor().copy("COPY raw FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(["text", "int8", "float8"])
+            for row in rows:
+                copy.write_row(row)
+        connection.commit()
+        return time.perf_counter() - started
+
+
+def make_rows(series: int, length: int) -> list[tuple[str, int, float]]:
+    values = np.round(np.random.default_rng(0).normal(100, 5, series * length), 2).tolist()
+    return [(f"series-{at // length:05}", at % length * 3_600_000_000, values[at]) for at in range(series * length)]
 
 
 def read_whole(database: Database, dataset: str) -> int:
@@ -194,18 +234,21 @@ def main() -> None:
     print(
         f"{options.series} series x {options.length} hourly observations; {os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
     )
-    bodies = make_bodies(options.series, options.length)
+    bodies, rows = make_bodies(options.series, options.length), make_rows(options.series, options.length)
     with tempfile.TemporaryDirectory() as folder, make_databases(Path(folder)) as urls:
         for name, url in urls.items():
             database = Database(url)
             migrations.upgrade(database)
             database.close()
             with serve(url, Path(folder)) as server:
-                seconds = measure(server, url, bodies, options.repeats)
+                seconds = measure(server, url, Path(folder), bodies, rows, options.repeats)
             print(f"\n{name}: {measure_bytes(url):.2f} bytes a stored observation")
-            print(f"{'':<36}{'median':>9}{'fastest':>9}{'slowest':>9}")
+            print(f"{'':<40}{'median':>9}{'fastest':>9}{'slowest':>9}  times as fast as the raw rows")
+            raw = next(iter(seconds.values()))
             for what, found in seconds.items():
-                print(f"{what:<36}{statistics.median(found):>8.3f}s{min(found):>8.3f}s{max(found):>8.3f}s")
+                ratios = [one / other for one, other in zip(raw, found, strict=True)]
+                told = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} .. {max(ratios):.2f})"
+                print(f"{what:<40}{statistics.median(found):>8.3f}s{min(found):>8.3f}s{max(found):>8.3f}s  {told}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import Tensor
 from app.lstm.choices import choose_context_length, choose_history_length, choose_patch_length
 from app.lstm.config import Config
 from app.lstm.inputs import Preparation
-from app.lstm.prior import LEVELS, WEIGHTS, Prior
+from app.lstm.prior import LEVELS, WEIGHTS, Facts, Prior
 from app.lstm.synthetic import make_series
 from app.lstm.trainer import schedule
 
@@ -62,7 +62,9 @@ def plain_config(seasons: tuple[int, ...], horizon: int, length: int, bases: str
     )
 
 
-def draw(rng: np.random.Generator, prior: Prior, ready: dict[tuple[int, str], Preparation]) -> tuple[Tensor, ...]:
+def draw(
+    rng: np.random.Generator, prior: Prior, ready: dict[tuple[int, str], Preparation]
+) -> tuple[Facts, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """facts, bases, unit, target and observed of one block of windows, and the slots of its bases."""
     number = int(rng.integers(len(SHAPES)))
     seasons, horizon, length = SHAPES[number]
@@ -89,7 +91,7 @@ def draw(rng: np.random.Generator, prior: Prior, ready: dict[tuple[int, str], Pr
     )
 
 
-def quantiles_of(prior: Prior, facts: Tensor, slots: Tensor, bases: Tensor, unit: Tensor) -> Tensor:
+def quantiles_of(prior: Prior, facts: Facts, slots: Tensor, bases: Tensor, unit: Tensor) -> Tensor:
     logits, shift, gaps = prior(facts, slots)
     median = (logits.softmax(-1) * bases).sum(-1) / unit + shift  # [B, H], in units of the noise
     below = gaps[..., : prior.middle].flip(-1).cumsum(-1).flip(-1)

@@ -183,7 +183,7 @@ class Client:
         self.app = create_app(settings)
         self._portals = start_blocking_portal()
         self._http = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://test", timeout=60
+            transport=httpx.ASGITransport(self.app, raise_app_exceptions=True), base_url="http://localhost", timeout=60
         )
 
     def __enter__(self) -> "Client":

@@ -49,6 +49,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # as a service manager does; and the kernel then shares the cores out between parts
         )
         threading.Thread(target=self._read, args=(process,), daemon=True).start()
         self.processes.append(process)

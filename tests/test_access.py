@@ -15,7 +15,7 @@ from app.database import Base, Database, utc_now
 from app.keys import service
 from app.main import create_app
 from app.security import SCOPES, make_key, make_pepper
-from app.serving.cache import Forecasters
+from app.serving.engine import Engine
 from app.settings import Settings
 from app.tables import ApiKey
 from app.training.execution import Executor
@@ -25,14 +25,22 @@ from tests.conftest import AIR_CSV, PEPPER, QUICK, Client
 DOCUMENT = create_app(Settings()).openapi()
 OPEN = {("GET", "/health/live"), ("GET", "/health/ready")}
 """What needs no key."""
-LISTS = {("GET", path) for path in ("/v1/datasets", "/v1/models", "/v1/trainings", "/v1/keys", "/v1/system", "/metrics")}
+LISTS = {
+    ("GET", path) for path in ("/v1/datasets", "/v1/models", "/v1/trainings", "/v1/keys", "/v1/audit", "/v1/system", "/metrics")
+}
 """What names nothing of anybody: each caller gets their own."""
-BEGINNINGS = {("PUT", "/v1/datasets/{dataset}"), ("POST", "/v1/datasets/{dataset}/observations"), ("POST", "/v1/keys")}
-"""What makes something under a name that may be taken in another workspace."""
+BEGINNINGS = {
+    *(("PUT", "/v1/datasets/{dataset}"), ("POST", "/v1/datasets/{dataset}/observations"), ("POST", "/v1/keys")),
+    ("POST", "/v1/datasets/{dataset}/observations/preview"),
+}
+"""What makes something, or says what it would make, under a name that may be taken in another workspace."""
+AIR_BODY = {"content": AIR_CSV.read_bytes(), "headers": {"Content-Type": "text/csv"}}
 REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("PUT", "/v1/datasets/{dataset}"): {"json": {"description": "ours"}},
     ("PATCH", "/v1/datasets/{dataset}"): {"json": {"name": "stolen"}},
-    ("POST", "/v1/datasets/{dataset}/observations"): {"content": AIR_CSV.read_bytes(), "headers": {"Content-Type": "text/csv"}},
+    ("POST", "/v1/datasets/{dataset}/observations"): AIR_BODY,
+    ("POST", "/v1/datasets/{dataset}/observations/preview"): AIR_BODY,
+    ("GET", "/v1/datasets/{dataset}/overview"): {"params": {"series": "air"}},
     ("DELETE", "/v1/datasets/{dataset}/observations"): {"params": {"series": "air"}},
     ("POST", "/v1/models/{model}/trainings"): {"json": {"dataset": "air", "horizon": 3}},
     ("PUT", "/v1/models/{model}/aliases/{alias}"): {"json": {"version": 1}},
@@ -250,7 +258,9 @@ def test_a_deleted_version_that_is_still_loaded_answers_for_nobody_else(house: H
         if name == "before":
             assert house.send(("DELETE", "/v1/models/{model}"), key).status_code == 204
     served = answer["forecasts"][0]["median"]
-    house.client.app.state.forecasters = Forecasters(2**20)
+    old = house.client.app.state.engine
+    house.client.app.state.engine = Engine(house.client.app.state.database, house.client.app.state.settings)
+    old.close()
     assert house.send(forecast, key).json()["forecasts"][0]["median"] == served
     house.client.key = None
 

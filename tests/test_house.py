@@ -19,7 +19,7 @@ SOURCES = sorted(path for folder in ("app", "workers", "migrations") for path in
 MAX_LINES = 400
 NO_NAMES = {"utils", "util", "helpers", "helper", "manager", "managers", "common", "base", "misc"}
 
-NOT_BUILT_YET = {("GET", "/v1/trainings/{}/trials")}
+NOT_BUILT_YET: set[tuple[str, str]] = set()
 """What docs/api.md promises and no route keeps yet. It may only shrink."""
 
 WORDS = set(
@@ -30,7 +30,8 @@ WORDS = set(
     workspace worker lease owner hinted request requested response event chunk channel revision grid step phase aggregate
     id name public number newest count missing first last seq kind data digest prefix scopes key sha256 code size
     description cancel lost wanted devices slots time zone removed
-    totals most clock traceparent
+    totals most clock traceparent parent trial searching states fingerprint
+    limits claimed day days body training audit entries actor action target
     at us bytes seconds created updated started finished expires revoked used seen
     workspaces datasets models versions trainings events artifacts aliases chunks workers schedulers housekeeping windows api keys idempotency
     """.split()  # noqa: SIM905 - words read better as words

@@ -63,3 +63,9 @@ def test_what_nobody_caught_is_a_500_that_says_only_its_request_id(client: Clien
     assert (answer.status_code, answer.json()["type"]) == (500, "/problems/internal-error")
     assert "secret" not in answer.text
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_a_method_that_is_not_taken_is_told_all_that_are(client: Client) -> None:
+    answer = client.request("OPTIONS", "/v1/datasets/air")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET, PATCH, PUT")
+    assert "it takes DELETE, GET, PATCH, PUT" in answer.json()["detail"]

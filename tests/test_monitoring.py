@@ -71,8 +71,8 @@ def test_what_a_client_invents_makes_no_new_series(client: Client) -> None:
 
 def test_the_queue_is_told_by_device_with_its_oldest(client: Client, database: Database) -> None:
     client.post_air()
-    for device in ("auto", "cpu", "cpu"):
-        client.post("/v1/models/air/trainings", json={"dataset": "air", "horizon": 3, "device": device})
+    for horizon, device in enumerate(("auto", "cpu", "cpu"), start=3):
+        client.post("/v1/models/air/trainings", json={"dataset": "air", "horizon": horizon, "device": device})
     with database.write() as session:
         past = database_now(session) - timedelta(seconds=100)
         session.execute(sa.update(Training).where(Training.device_wanted == "cpu").values(created_at=past))
@@ -113,8 +113,8 @@ def test_workers_are_told_with_what_they_run_and_a_dead_one_for_a_while(client: 
 
 def test_trainings_are_counted_by_how_they_ended(client: Client, database: Database) -> None:
     client.post_air()
-    for _ in range(3):
-        client.post("/v1/models/air/trainings", json={"dataset": "air", "horizon": 3})
+    for horizon in (3, 4, 5):
+        client.post("/v1/models/air/trainings", json={"dataset": "air", "horizon": horizon})
     with database.write() as session:
         for seconds, training in zip((0.5, 4.0, 20_000.0), session.scalars(sa.select(Training)).all(), strict=True):
             training.started_at = database_now(session) - timedelta(seconds=seconds)
@@ -135,8 +135,8 @@ def test_models_are_told_with_the_scores_of_the_version_that_serves(client: Clie
     trained = client.train(executor, "air", dataset="air", horizon=6, **QUICK)
     assert trained["status"] == "succeeded"
     before = scrape(client)
-    for _ in range(2):
-        assert client.post("/v1/models/air/forecasts", json={"series": ["air"]}).status_code == 200
+    for horizon in (6, 5, 5):
+        assert client.post("/v1/models/air/forecasts", json={"series": ["air"], "horizon": horizon}).status_code == 200
     samples = scrape(client)
     labels = {"workspace": "default", "model": "air"}
     assert value(samples, "engram_model_version", **labels) == 1
@@ -150,6 +150,8 @@ def test_models_are_told_with_the_scores_of_the_version_that_serves(client: Clie
         ("engram_forecaster_cache_misses_total", 1),
         ("engram_forecast_seconds_count", 2),
         ("engram_forecast_series_sum", 2),
+        ("engram_answer_cache_hits_total", 1),
+        ("engram_answer_cache_misses_total", 2),
     ):
         assert value(samples, name) - value(before, name) == more, name
     assert value(samples, "engram_forecaster_cache_bytes") > 10_000
@@ -161,8 +163,15 @@ def test_a_bounded_number_of_models_is_told(client: Client, database: Database, 
     now = utc_now()
     with database.write() as session:
         for age, name in enumerate(("newest", "middle", "oldest")):
-            training = service.request(
-                session, 1, name, {**DEFAULTS, "dataset": "air", "horizon": 3}, repeat=False, max_horizon=9, request_id=""
+            training, _ = service.request(
+                session,
+                1,
+                name,
+                {**DEFAULTS, "dataset": "air", "horizon": 3},
+                repeat=False,
+                max_horizon=9,
+                max_network_weights=10**9,
+                request_id="",
             )
             version = monitoring.Version(
                 workspace_id=1,

@@ -23,6 +23,7 @@ HOUSEKEEPING_LOOK_SECONDS = 60.0
 
 def register(celery: Celery, executor: Executor, hints: Queue) -> None:
     """Gives the task its name in this process."""
+    executor.ring = hints.send
 
     @celery.task(name=TRAIN_TASK)
     def train(training_id: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import alive, data, doctor, keys, learn, lists, parts, predict
+from app.cli import alive, audit, backup, data, doctor, erase, export, keys, learn, lists, parts, predict, sbom
 from app.cli.failure import Failure
 from app.errors import EngramError
 
@@ -22,7 +22,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Engram learns time series with LSTM networks and forecasts them.",
 )
-for group in (parts, alive, data, learn, predict, lists, doctor):
+for group in (parts, alive, backup, data, learn, predict, lists, doctor, audit, erase, export, sbom):
     cli.add_typer(group.commands)
 cli.add_typer(keys.keys, name="keys")
 cli.add_typer(keys.workspaces, name="workspaces")

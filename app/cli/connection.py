@@ -117,7 +117,10 @@ def connect(url: str, key_file: Path | None, local: bool) -> Iterator[Service]:
         with (
             _run_api() as socket_path,
             httpx.Client(
-                base_url="http://local", transport=httpx.HTTPTransport(uds=str(socket_path)), headers=headers, timeout=timeout
+                base_url="http://localhost",
+                transport=httpx.HTTPTransport(uds=str(socket_path)),
+                headers=headers,
+                timeout=timeout,
             ) as http,
         ):
             yield Service(http, "the service in this process")

@@ -13,6 +13,9 @@ COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "failure": 
 
 @commands.command()
 def doctor(
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every chunk and artifact, and compare each with its checksum.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:
     """Look for the usual mistakes and say the cure of each. Exit code 1 if something does not work; a warning is 0."""
@@ -21,7 +24,7 @@ def doctor(
     from app.doctor import examine
 
     findings = []
-    for finding in examine(configure()):
+    for finding in examine(configure(), is_deep=deep):
         findings.append(finding)
         if not as_json:
             typer.echo(f"{typer.style(f'{finding.level:8}', COLOURS[finding.level])} {finding.check:12} {finding.found}")

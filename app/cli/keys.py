@@ -1,5 +1,6 @@
 """`engram keys create | list | revoke | rotate` and `engram workspaces create | list`: on the machine itself, straight at the database."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -47,10 +48,11 @@ def create_key(
         raise typer.BadParameter(f"expected some of {','.join(SCOPES)}, found {unknown[0]!r}", param_hint="--scopes")
     _check_name(name)
     settings = configure(data_dir=data_dir)
-    with _open(settings) as session:
+    with open_database(settings) as session:
         owner = service.get_workspace(session, workspace)
         expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
         row, key = service.create_key(session, make_pepper(settings), owner.id, name=name, scopes=wanted, expires_at=expires_at)
+        note(session, owner.id, "make key", f"{row.prefix}/{name}/{','.join(row.scopes)}")
         session.commit()
         _show(row, key, f"It opens the workspace {workspace!r} for {', '.join(row.scopes)}.", as_json)
 
@@ -60,7 +62,7 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the keys of all workspaces, oldest first, the revoked and the expired too."""
     from app.keys import service
 
-    with _open(configure(data_dir=data_dir)) as session:
+    with open_database(configure(data_dir=data_dir)) as session:
         names = {workspace.id: workspace.name for workspace in service.list_workspaces(session)}
         rows = [
             {
@@ -80,8 +82,10 @@ def revoke_key(prefix: Prefix, data_dir: DataDir = None, as_json: AsJson = False
     """Revoke a key: from the next request on, in every process."""
     from app.keys import service
 
-    with _open(configure(data_dir=data_dir)) as session:
-        service.revoke_key(session, service.get_key(session, None, prefix))
+    with open_database(configure(data_dir=data_dir)) as session:
+        row = service.get_key(session, None, prefix)
+        service.revoke_key(session, row)
+        note(session, row.workspace_id, "revoke key", prefix)
         session.commit()
     if as_json:
         print_json({"prefix": prefix})
@@ -103,9 +107,10 @@ def rotate_key(
     from app.security import make_pepper
 
     settings = configure(data_dir=data_dir)
-    with _open(settings) as session:
+    with open_database(settings) as session:
         old = service.get_key(session, None, prefix)
         row, key = service.rotate_key(session, make_pepper(settings), old, timedelta(hours=overlap_hours))
+        note(session, row.workspace_id, "rotate key", f"{prefix}/{row.prefix}")
         session.commit()
         _show(row, key, f"{prefix} ends at {_write_time(old.expires_at)}.", as_json)
 
@@ -120,8 +125,8 @@ def create_workspace(
     from app.keys import service
 
     _check_name(name)
-    with _open(configure(data_dir=data_dir)) as session:
-        service.create_workspace(session, name)
+    with open_database(configure(data_dir=data_dir)) as session:
+        note(session, service.create_workspace(session, name).id, "make workspace", name)
         session.commit()
     if as_json:
         print_json({"name": name})
@@ -129,18 +134,55 @@ def create_workspace(
         print(f"workspace {name} is made")
 
 
+@workspaces.command("limit")
+def limit_workspace(
+    name: Annotated[str, typer.Argument(help="Whose limits these are.")],
+    limits: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="NAME=NUMBER, such as observations=1000000; 0: none; NAME= goes back to the settings'.", show_default=False
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a workspace limits of its own, in the place of the settings', and show what holds for it now."""
+    from dataclasses import asdict
+
+    from app.keys import service
+    from app.quotas import NAMES, find_limits
+
+    wanted = [one.partition("=") for one in limits or []]
+    for kind, equals, number in wanted:
+        if kind not in NAMES or not equals or (number and not number.isdecimal()):
+            raise typer.BadParameter(f"expected NAME=NUMBER with one of {', '.join(NAMES)}, found {kind + equals + number!r}")
+    settings = configure(data_dir=data_dir)
+    with open_database(settings) as session:
+        workspace = service.get_workspace(session, name)
+        own = {**(workspace.limits or {}), **{kind: int(number) for kind, _, number in wanted if number}}
+        workspace.limits = {kind: own[kind] for kind in own.keys() - {kind for kind, _, number in wanted if not number}} or None
+        if wanted:
+            note(session, workspace.id, "limit workspace", f"{name}/{','.join(limits or [])}")
+        session.commit()
+        found = asdict(find_limits(settings, workspace.limits))
+    if as_json:
+        print_json({"name": name, "limits": found})
+    else:
+        print_table(("limit", "most"), [[kind, number or "no limit"] for kind, number in found.items()])
+
+
 @workspaces.command("list")
 def list_workspaces(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the workspaces."""
     from app.keys import service
 
-    with _open(configure(data_dir=data_dir)) as session:
+    with open_database(configure(data_dir=data_dir)) as session:
         rows = [{"name": row.name, "created_at": _write_time(row.created_at)} for row in service.list_workspaces(session)]
     _print_rows(("name", "created_at"), rows, as_json)
 
 
 @contextmanager
-def _open(settings: "Settings") -> Iterator["Session"]:
+def open_database(settings: "Settings") -> Iterator["Session"]:
     """A session that may write. An embedded database is made and migrated if need be: a key may be the first thing in it."""
     from sqlalchemy.exc import InterfaceError, OperationalError
 
@@ -160,6 +202,19 @@ def _open(settings: "Settings") -> Iterator["Session"]:
         raise Unavailable(f"the database cannot be reached: {error.orig}") from error
     finally:
         database.close()
+
+
+def note(session: "Session", workspace_id: int, action: str, target: str) -> None:
+    """The audit log, for what is done at the command line."""
+    import getpass
+
+    from app import audit
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user without a name
+        user = str(os.getuid())
+    audit.note(session, workspace_id, f"command line ({user})", action, target)
 
 
 def _check_name(name: str) -> None:

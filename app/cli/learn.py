@@ -1,4 +1,4 @@
-"""`engram train`, and `engram trainings list | show | watch | cancel`."""
+"""`engram train`, and `engram trainings list | show | watch | cancel | trials`."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -109,6 +109,32 @@ def cancel(
         print_json(found)
     else:
         print(f"training {training} is {'cancelled' if found['status'] == 'cancelled' else 'being cancelled'}")
+
+
+@trainings.command("trials")
+def list_trials(
+    training: Training,
+    limit: Limit = 100,
+    url: Url = DEFAULT_URL,
+    key_file: KeyFile = None,
+    local: Local = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the trials of a search, with what each tried, its score and its seconds."""
+    with connect(url, key_file, local) as service:
+        items, more = service.list_items(f"/v1/trainings/{training}/trials", limit)
+    if as_json:
+        print_json(items)
+        return
+    rows = [
+        (
+            *(one[name] for name in ("number", "status", "score", "seconds")),
+            "best" if one["is_best"] else "",
+            " ".join(f"{name}={value}" for name, value in one["tried"].items()),
+        )
+        for one in items
+    ]
+    print_table(("number", "status", "score", "seconds", "", "tried"), rows, more)
 
 
 def read_body(text: str | None) -> dict[str, Any]:

@@ -67,14 +67,14 @@ def worker(
     configure()  # a wrong one is said here, before the process becomes the worker
     arguments = [f"--queues={queues}"] if queues is not None else []
     arguments += [f"--concurrency={concurrency}"] if concurrency else []
-    os.execv(sys.executable, [sys.executable, "-m", "workers", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "workers", *arguments])  # noqa: S606 - this interpreter and our own module
 
 
 @commands.command()
 def scheduler() -> None:
     """Run one scheduler alone: it sweeps and keeps house while no worker is there to do so. More than one do no harm."""
     configure()
-    os.execv(sys.executable, [sys.executable, "-m", "workers", "--scheduler"])
+    os.execv(sys.executable, [sys.executable, "-m", "workers", "--scheduler"])  # noqa: S606 - this interpreter and our own module
 
 
 @commands.command()

@@ -1,16 +1,19 @@
 """Stored observations -> JSON, CSV, Parquet or Arrow, straight from arrays."""
 
+from __future__ import annotations
+
 import io
 from typing import Any
 
 import numpy as np
 import orjson
-import polars as pl
 from numpy.typing import NDArray
 
 from app.calendar import Grid, to_rfc3339
 from app.contract import ARROW, CSV, JSON, PARQUET
+from app.datasets.overview import Overview
 from app.datasets.reading import StoredObservations
+from app.frames import pl
 
 MEDIA_TYPES = (JSON, CSV, PARQUET, ARROW)
 JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z
@@ -51,3 +54,22 @@ def _write_json(observations: StoredObservations, points: NDArray[Any]) -> bytes
         for name, part in zip(observations.names, parts, strict=True)
     ]
     return orjson.dumps({"series": series}, option=JSON_OPTIONS)
+
+
+def write_overview(overview: Overview, dataset: str, series: str, grid: Grid) -> bytes:
+    labels = grid.to_labels(np.concatenate([overview.hole_starts, overview.hole_ends]))
+    count = len(overview.absent)
+    document = {
+        "dataset": dataset,
+        "series": series,
+        "freq": grid.freq,
+        "steps": overview.count,
+        "thinned": len(overview.steps) < overview.count,
+        "timestamps": grid.to_labels(overview.steps),
+        "values": overview.values,
+        "holes": [
+            {"start": start, "end": end, "absent": absent}
+            for start, end, absent in zip(labels[:count], labels[count:], overview.absent.tolist(), strict=True)
+        ],
+    }
+    return orjson.dumps(document, option=JSON_OPTIONS)

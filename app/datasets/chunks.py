@@ -6,13 +6,15 @@ was sent) and ABSENT (never sent). Both of the latter are NaN, so arithmetic see
     byte 0      version, 1
     byte 1      form: 0 the doubles themselves, their bytes shuffled; 1 decimals
     bytes 2..5  first and count of the steps that are kept; all others are absent
-    the rest    one zstd frame with its checksum
+    then        one zstd frame with its own checksum
+    last 4      crc32 of all before (older chunks end with their frame; older code reads what has more)
 
 Form 1 is chosen when every value is exactly a whole number divided by one power of ten: those whole numbers are kept as
 differences, which of hourly two-decimal values takes 2 bytes a point in place of 6. Either form gives back the same bits.
 """
 
 import struct
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from app.errors import InternalError
+from app.errors import ObservationsCorrupt
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +36,7 @@ MAX_DIGITS = 6
 EXACT = 2.0**53
 HEAD = struct.Struct("<BBHH")
 """Version, form, first kept step, count of kept steps."""
+CHECK = struct.Struct("<I")
 DECIMALS_HEAD = struct.Struct("<BB?q")
 """Digits, bytes per difference, whether a value is missing, the first whole number."""
 ZSTD_LEVEL = 3
@@ -60,19 +63,34 @@ def encode(values: Floats) -> list[bytes]:
 
 
 def decode(encoded: Sequence[bytes], out: Floats | None = None) -> Floats:
-    """[K, 1024] of what `encode` took, bit for bit, into `out` (all absent) if given. Raises InternalError on damaged bytes."""
+    """[K, 1024] of what `encode` took, bit for bit, into `out` (all absent) if given. Raises ObservationsCorrupt, with the `row` of the
+    damaged bytes."""
     values = make_absent(len(encoded)) if out is None else out
     decompressor = zstandard.ZstdDecompressor()
     for row, data in enumerate(encoded):
-        version, form, first, count = HEAD.unpack_from(data)
-        if version != VERSION:
-            raise InternalError(f"a stored chunk has codec version {version}, this release reads {VERSION}")
         try:
-            plain = decompressor.decompress(data[HEAD.size :])
-        except zstandard.ZstdError as error:
-            raise InternalError(f"a stored chunk is damaged: {error}") from error
-        values[row, first : first + count] = _unshuffle(plain, "<f8") if form == DOUBLES else _from_decimals(plain, count)
+            frame = _check(data)
+            _, form, first, count = HEAD.unpack_from(data)
+            plain = decompressor.decompress(frame)
+            values[row, first : first + count] = _unshuffle(plain, "<f8") if form == DOUBLES else _from_decimals(plain, count)
+        except (ValueError, struct.error, zstandard.ZstdError) as error:
+            raise ObservationsCorrupt(f"a stored chunk is damaged: {error}", row=row) from error
     return values
+
+
+def _check(data: bytes) -> bytes:
+    """The frame of a chunk that is as it was stored; raises ValueError."""
+    if data[:1] != bytes([VERSION]):
+        raise ValueError(f"its codec version is {data[:1].hex() or 'missing'}, this release reads {VERSION:02x}")
+    if len(data) > HEAD.size + CHECK.size and CHECK.unpack_from(data, len(data) - CHECK.size)[0] == zlib.crc32(
+        data[: -CHECK.size]
+    ):
+        return data[HEAD.size : -CHECK.size]
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    frame.decompress(data[HEAD.size :])
+    if not frame.eof or frame.unused_data:
+        raise ValueError("its checksum is not the one it was stored with")
+    return data[HEAD.size :]
 
 
 def _encode_some(values: Floats) -> list[bytes]:
@@ -94,7 +112,8 @@ def _encode_some(values: Floats) -> list[bytes]:
             if any_missing[row]:
                 plain += np.packbits(missing[row]).tobytes() + np.packbits(absent[row]).tobytes()
             plain += _shuffle(differences[row].astype(f"<i{width}"))
-        encoded.append(HEAD.pack(VERSION, form, start, end - start) + compressor.compress(plain))
+        stored = HEAD.pack(VERSION, form, start, end - start) + compressor.compress(plain)
+        encoded.append(stored + CHECK.pack(zlib.crc32(stored)))
     return encoded
 
 

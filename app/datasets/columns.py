@@ -1,16 +1,18 @@
 """Tables -> observations: which column is which, and what their cells say. A DataFrame in, checked columns out."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
 from app.datasets import timestamps
 from app.datasets.chunks import Floats
 from app.datasets.observations import Ints, Observations, Refusals, mark_missing, show
 from app.datasets.store import SERIES_ID
 from app.errors import InvalidObservations, Place
+from app.frames import pl
 
 SERIES_NAMES = ("series", "series_id", "unique_id", "item_id")
 TIMESTAMP_NAMES = ("timestamp", "ds", "date", "datetime", "time")

@@ -4,6 +4,8 @@ Rows are turned into columns by C loops (map, itemgetter): a model for each row 
 body is refused does Python look at its rows one by one, to name those that are wrong.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from operator import itemgetter
@@ -11,21 +13,24 @@ from typing import Annotated, Any
 
 import numpy as np
 import orjson
-import polars as pl
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.calendar import MAX_STEP
 from app.datasets import timestamps
+from app.datasets.bounds import Bounds
 from app.datasets.chunks import Floats
 from app.datasets.columns import ColumnOptions, Roles, describe_id, read_series, recognise
 from app.datasets.observations import MAX_PLACES, Bools, Ints, Observations, Refusals, mark_missing, refuse, show
 from app.datasets.schemas import check_freq
 from app.datasets.store import SERIES_ID
 from app.errors import InvalidObservations, Place
+from app.frames import pl
 from app.problems import from_validation
 
 NUMBERS = {float, int, type(None)}
+FEW = 256
+"""Rows that are read faster one by one."""
 ROW_ROLES = Roles("series", "timestamp", "value")
 
 
@@ -41,7 +46,9 @@ def _check_start(start: Any) -> Any:
     return start
 
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+VALUES_SCHEMA = {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "number"}, {"type": "null"}]}}
+MAX_FIELDS = 20
+"""Of one series: with more, the rest is not looked at one by one."""
 TIMESTAMP_SCHEMA = {
     "anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}, {"type": "integer"}]
 }
@@ -56,15 +63,11 @@ class CompactSeries(BaseModel):
         description="The first value's timestamp; of a dataset with freq step an integer."
     )
     freq: Annotated[str, AfterValidator(check_freq)] | None = Field(None, description="Needed unless the dataset has one.")
-    values: list[Finite | None] = Field(min_length=1, description="null is a missing value.")
+    values: Annotated[list[Any], WithJsonSchema(VALUES_SCHEMA)] = Field(min_length=1, description="null is a missing value.")
+    """Checked by `_read_values`, which tells twenty of a million wrong ones; pydantic would hold a description of each."""
 
 
-class CompactBody(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    series: list[CompactSeries] = Field(min_length=1)
-
-
-def read_json(body: bytes, default_series: str) -> Observations:
+def read_json(body: bytes, default_series: str, bounds: Bounds) -> Observations:
     """The observations of `{"series": [...]}` or `{"observations": [...]}`."""
     try:
         document = orjson.loads(body)
@@ -78,10 +81,11 @@ def read_json(body: bytes, default_series: str) -> Observations:
         )
         raise refuse([_at("#", f'expected {{"series": [...]}} or {{"observations": [...]}}, found {found}')], 1)
     if "series" in document:
-        return _read_compact(document)
+        return _read_compact(document["series"], bounds)
     rows = document["observations"]
     if not isinstance(rows, list) or not rows:
         raise refuse([_at("#/observations", f"expected a list with at least one observation, found {show(rows)}")], 1)
+    bounds.check_rows(len(rows))
     roles = ROW_ROLES if not isinstance(rows[0], dict) or "series" in rows[0] else Roles(None, "timestamp", "value")
     return _read_rows(rows, roles, ColumnOptions(), default_series, lambda i, role: {"pointer": f"#/observations/{i}/{role}"})
 
@@ -105,12 +109,31 @@ def read_ndjson(body: bytes, options: ColumnOptions, default_series: str) -> Obs
     )
 
 
-def _read_compact(document: dict[str, Any]) -> Observations:
-    try:
-        blocks = CompactBody.model_validate(document).series
-    except ValidationError as error:
-        problem = from_validation([{**each, "loc": ("body", *each["loc"])} for each in error.errors()])
-        raise InvalidObservations(problem.detail, errors=problem.errors) from error
+def _read_blocks(series: Any, bounds: Bounds) -> list[CompactSeries]:
+    """The series, checked one by one until enough are wrong to be told."""
+    if not isinstance(series, list) or not series:
+        raise refuse([_at("#/series", f"expected a list with at least one series, found {show(series)}")], 1)
+    bounds.check_series(len(series))
+    blocks, wrong = [], []
+    for index, found in enumerate(series):
+        if isinstance(found, dict) and len(found) > MAX_FIELDS:
+            raise refuse(
+                [_at(f"#/series/{index}", f"expected {', '.join(CompactSeries.model_fields)}, found {len(found)} fields")], 1
+            )
+        try:
+            blocks.append(CompactSeries.model_validate(found))
+        except ValidationError as error:
+            wrong += [{**each, "loc": ("body", "series", index, *each["loc"])} for each in error.errors()]
+            if len(wrong) >= MAX_PLACES:
+                break
+    if wrong:
+        problem = from_validation(wrong)
+        raise InvalidObservations(problem.detail, errors=problem.errors)
+    return blocks
+
+
+def _read_compact(series: Any, bounds: Bounds) -> Observations:
+    blocks = _read_blocks(series, bounds)
     freqs = {block.freq for block in blocks} - {None}
     if len(freqs) > 1:
         raise refuse(
@@ -127,6 +150,7 @@ def _read_compact(document: dict[str, Any]) -> Observations:
 
     refusals = Refusals()
     points = _read_points([block.start for block in blocks], place, refusals)
+    values = np.concatenate([_read_block(block, int(end), place, refusals) for block, end in zip(blocks, ends, strict=True)])
     refusals.raise_if_any()
     names = list(dict.fromkeys(block.id for block in blocks))
     index = {name: position for position, name in enumerate(names)}
@@ -136,11 +160,17 @@ def _read_compact(document: dict[str, Any]) -> Observations:
         points.points,
         points.is_naive,
         points.is_integer,
-        mark_missing(np.concatenate([np.array(block.values, np.float64) for block in blocks])),
+        values,
         place,
         lengths,
         freqs.pop() if freqs else None,
     )
+
+
+def _read_block(block: CompactSeries, end: int, place: Callable[[int, str], Place], refusals: Refusals) -> Floats:
+    """The values of one series, the last of which is the `end`-th but one of all."""
+    begin = end - len(block.values)
+    return _read_values(block.values, lambda i, role: place(begin + i, role), refusals)
 
 
 def _read_rows(
@@ -154,7 +184,10 @@ def _read_rows(
     ids = [default_series]
     if roles.series is not None:
         texts = columns[roles.series]
-        if set(map(type, texts)) == {str}:
+        if len(texts) <= FEW and all(type(text) is str and SERIES_ID.fullmatch(text) for text in texts):
+            index = {name: number for number, name in enumerate(dict.fromkeys(texts))}
+            ids, series = list(index), np.array([index[text] for text in texts], np.int64)
+        elif set(map(type, texts)) == {str}:
             column = pl.Series(roles.series, texts, dtype=pl.String)
             ids, series = read_series(column, default_series, len(rows), place, refusals)
         else:
@@ -182,6 +215,14 @@ def _read_points(found: Any, place: Callable[[int, str], Place], refusals: Refus
     bad: Bools = np.zeros(len(found), np.bool_)
     if set(map(type, found)) != {kind} or (kind is int and (min(found) < -MAX_STEP or max(found) > MAX_STEP)):
         bad = np.array([type(each) is not kind or (type(each) is int and abs(each) > MAX_STEP) for each in found])
+    if (
+        kind is str
+        and len(found) <= FEW
+        and not bad.any()
+        and (few := timestamps.read_few(found)) is not None
+        and not few.bad.any()
+    ):
+        return few
     readable = [None if wrong else each for each, wrong in zip(found, bad.tolist(), strict=True)] if bad.any() else found
     points = timestamps.read_points(pl.Series(readable, dtype=pl.Int64 if kind is int else pl.String))
     if points is None:
@@ -204,8 +245,14 @@ def _refuse_rows(
 ) -> InvalidObservations:
     """Names the rows that are no objects, lack a field or have another."""
     places: list[Place] = []
+    wanted = set(names)
     total = 0
     for index, row in enumerate(rows):
+        if len(places) >= MAX_PLACES:  # the others are only counted: there may be millions
+            total += (
+                not isinstance(row, dict) or (not options.ignore_others and len(row) != len(names)) or not wanted <= row.keys()
+            )
+            continue
         if not isinstance(row, dict):
             details = [f"expected an object, found {show(row)}"]
         else:

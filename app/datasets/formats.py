@@ -4,29 +4,33 @@ Rows of a CSV are counted as an editor counts its lines: the header is row 1, bl
 does not. Rows of Parquet and Arrow are counted from 1, lines of NDJSON from 1.
 """
 
+from __future__ import annotations
+
 import csv
 import io
+from collections import Counter
 from typing import Literal
 
 import numpy as np
-import polars as pl
-from polars.exceptions import PanicException, PolarsError
 
 from app.contract import ARROW, CSV, JSON, NDJSON, PARQUET
+from app.datasets.bounds import Bounds
 from app.datasets.columns import ColumnOptions, read_columns, recognise
 from app.datasets.documents import read_json, read_ndjson
 from app.datasets.observations import MAX_PLACES, Observations, refuse, show
 from app.datasets.unpacking import unpack
-from app.errors import BodyTooLarge, InvalidObservations, Place, UnsupportedMediaType
+from app.errors import InvalidObservations, Place, UnsupportedMediaType
+from app.frames import pl
 
 MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
 
 MAX_HEADER_BYTES = 65_536
-MAX_ROWS = 20_000_000
-"""Rows of one body: a small table may unpack to more than memory holds."""
+DEFAULT_BOUNDS = Bounds()
 
 
-def parse(body: bytes, content_type: str, options: ColumnOptions, default_series: str) -> Observations:
+def parse(
+    body: bytes, content_type: str, options: ColumnOptions, default_series: str, bounds: Bounds = DEFAULT_BOUNDS
+) -> Observations:
     """The observations of a request. Raises UnsupportedMediaType, BodyTooLarge and InvalidObservations, the latter naming places."""
     media_type, _, parameters = content_type.partition(";")
     media_type = media_type.strip().lower()
@@ -40,27 +44,38 @@ def parse(body: bytes, content_type: str, options: ColumnOptions, default_series
         )
     if not body:
         raise InvalidObservations("the body is empty: there is nothing to store")
+    observations = _read(media_type, body, options, default_series, bounds)
+    bounds.check_rows(len(observations.values))
+    bounds.check_series(len(observations.names))
+    return observations
+
+
+def _read(media_type: str, body: bytes, options: ColumnOptions, default_series: str, bounds: Bounds) -> Observations:
     if media_type == JSON:
-        return read_json(body, default_series)
+        return read_json(body, default_series, bounds)
     if media_type == NDJSON:
+        bounds.check_rows(body.count(b"\n"))
         return read_ndjson(body, options, default_series)
     if media_type == CSV:
-        return _read_csv(body, options, default_series)
-    return _read_binary("parquet" if media_type == PARQUET else "arrow", body, options, default_series)
+        return _read_csv(body, options, default_series, bounds)
+    return _read_binary("parquet" if media_type == PARQUET else "arrow", body, options, default_series, bounds)
 
 
-def _read_csv(body: bytes, options: ColumnOptions, default_series: str) -> Observations:
-    header, first_row = _read_header(body)
+def _read_csv(body: bytes, options: ColumnOptions, default_series: str, bounds: Bounds) -> Observations:
+    bounds.check_rows(body.count(b"\n") - 1)  # before a reader makes rows of them, if only blank ones
+    header, first_row = _read_header(body, bounds)
+    bounds.check_cells(body.count(b","))
     roles = recognise(header, options)
     try:
         frame = pl.read_csv(io.BytesIO(body), infer_schema=False)
-    except (PolarsError, PanicException) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = str(error).partition("\n")[0]
         refusal = _find_ragged(body, len(header))  # names what the reader only said that it could not read
         raise refusal or InvalidObservations(f"the CSV could not be read: {reason}; is a quote open?") from error
-    _check_count(len(frame))
     if frame.width != len(header):
-        raise refuse([{"row": first_row, "detail": f"the header is longer than {MAX_HEADER_BYTES} bytes"}], 1)
+        raise refuse(
+            [{"row": first_row, "detail": f"expected {frame.width} names as the rows have fields, found {len(header)}"}], 1
+        )
     if frame[:, -1].null_count():
         _check_fields(body, frame)
     frame = frame.rename(dict(zip(frame.columns, header, strict=True)))
@@ -71,7 +86,7 @@ def _read_csv(body: bytes, options: ColumnOptions, default_series: str) -> Obser
     return read_columns(frame, roles, default_series, rows)
 
 
-def _read_header(body: bytes) -> tuple[list[str], int]:
+def _read_header(body: bytes, bounds: Bounds) -> tuple[list[str], int]:
     """(names, the row they stand in)."""
     start = len(body) - len(body.lstrip(b"\r\n"))
     row = body.count(b"\n", 0, start) + 1
@@ -81,6 +96,8 @@ def _read_header(body: bytes) -> tuple[list[str], int]:
         if len(body) - start <= MAX_HEADER_BYTES or error.reason != "unexpected end of data":
             raise _refuse_encoding(body, start + error.start) from error
         text = body[start : start + error.start].decode("utf-8-sig")
+    if len(body) - start > MAX_HEADER_BYTES and "\n" not in text:
+        raise refuse([{"row": row, "detail": f"expected a header of at most {MAX_HEADER_BYTES} bytes"}], 1)
     try:
         header = next(csv.reader(io.StringIO(text), strict=True), [])
     except csv.Error as error:
@@ -89,7 +106,8 @@ def _read_header(body: bytes) -> tuple[list[str], int]:
         raise refuse(
             [{"row": row, "detail": "expected a header with the names of the columns, found nothing: the body is empty"}], 1
         )
-    twice = sorted({name for name in header if header.count(name) > 1})
+    bounds.check_columns(len(header))
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise refuse([{"row": row, "column": name[:80], "detail": "two columns have this name"} for name in twice], len(twice))
     return header, row
@@ -114,16 +132,28 @@ def _find_ragged(body: bytes, width: int) -> InvalidObservations | None:
     places: list[Place] = []
     total = row = 0
     try:
-        for row, fields in enumerate(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline="")), 1):
+        text = io.TextIOWrapper(
+            io.BytesIO(body), "utf-8-sig", newline=""
+        )  # as it is read: the whole as text is four times as much
+        for row, fields in enumerate(csv.reader(text), 1):
             if len(fields) not in (0, width):
                 total += 1
                 if total <= MAX_PLACES:
                     places.append({"row": row, "detail": f"expected {width} fields, found {len(fields)}"})
     except csv.Error as error:
         return refuse([{"row": row + 1, "detail": f"this row could not be read: {error}"}], 1)
-    except UnicodeDecodeError as error:
-        return _refuse_encoding(body, error.start)
+    except UnicodeDecodeError:
+        return _refuse_encoding(body, _find_undecodable(body))
     return refuse(places, total) if places else None
+
+
+def _find_undecodable(body: bytes) -> int:
+    """Where the first byte stands that is no UTF-8."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return len(body)
 
 
 def _refuse_encoding(body: bytes, at: int) -> InvalidObservations:
@@ -131,18 +161,13 @@ def _refuse_encoding(body: bytes, at: int) -> InvalidObservations:
     return refuse([{"row": row, "detail": f"expected text in UTF-8, found the byte 0x{body[at]:02x}"}], 1)
 
 
-def _read_binary(kind: Literal["parquet", "arrow"], body: bytes, options: ColumnOptions, default_series: str) -> Observations:
+def _read_binary(
+    kind: Literal["parquet", "arrow"], body: bytes, options: ColumnOptions, default_series: str, bounds: Bounds
+) -> Observations:
     def choose(columns: list[str], rows: int) -> list[str]:
-        _check_count(rows)
+        bounds.check_columns(len(columns))
+        bounds.check_rows(rows)
         return recognise(columns, options).names()
 
-    frame = unpack(kind, body, choose)
+    frame = unpack(kind, body, choose, max_bytes=bounds.unpacking_bytes, max_seconds=bounds.unpacking_seconds)
     return read_columns(frame, recognise(frame.columns, options), default_series)
-
-
-def _check_count(count: int) -> None:
-    if count > MAX_ROWS:
-        raise BodyTooLarge(
-            f"one body may hold at most {MAX_ROWS} rows, found {count}; send it in parts (every part may be sent twice without harm)",
-            max_rows=MAX_ROWS,
-        )

@@ -1,15 +1,19 @@
 """Placed observations -> chunks: read those touched, merge, write back, under the lock of their series. Flushes, never commits."""
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from app import faults
 from app.database import utc_now
 from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats, encode, is_absent, make_absent
 from app.datasets.observations import MAX_PLACES, Bools, Ints, Observations, refuse
 from app.datasets.placing import Placed, Settled, place
 from app.datasets.schemas import Receipt
-from app.datasets.store import BEFORE_ALL, find_cutoffs, insert_into, one_of, read_pairs
+from app.datasets.store import BEFORE_ALL, among, find_cutoffs, insert_into, is_on_sqlite, pack, parameter, read_pairs
 from app.errors import Conflict, SpanTooLong
 from app.tables import Chunk, Dataset, Series
 
@@ -54,6 +58,7 @@ def upsert(session: Session, dataset: Dataset, observations: Observations, on_co
     firsts_after, lasts_after = np.minimum(stock.firsts, placed.steps[firsts]), np.maximum(stock.lasts, placed.steps[ends])
     _check_span(observations, firsts_after, lasts_after, max_span_steps)
     inserted, updated = _merge(session, dataset, observations, placed, stock, on_conflict)
+    faults.reach("write.merged")
     stock.firsts, stock.lasts = firsts_after, lasts_after
     _write_series(session, stock)
     gaps = int((stock.lasts - stock.firsts + 1 - stock.counts).sum())
@@ -109,22 +114,35 @@ def _hold_series(session: Session, dataset: Dataset, names: list[str]) -> _Stock
     if new:
         common = {"workspace_id": dataset.workspace_id, "dataset_id": dataset.id, "revision": 0, "count": 0, "missing": 0}
         session.connection().execute(
-            insert_into(session, Series).on_conflict_do_nothing(), [{**common, "name": name} for name in new]
+            insert_into(Series, is_sqlite=is_on_sqlite(session)).on_conflict_do_nothing(),
+            [{**common, "name": name} for name in new],
         )
         ids |= _find_ids(session, dataset.id, new)
+    held = session.execute(_hold_statement(is_on_sqlite(session)), {"ids": pack(session, list(ids.values()))})
+    rows = {row[0]: tuple(row) for row in held}
+    return _Stock(np.array([rows[ids[name]] for name in names], np.int64))
+
+
+@cache
+def _hold_statement(is_sqlite: bool) -> Any:
     columns = (
         *(Series.id, Series.revision, Series.count, Series.missing),
         *(sa.func.coalesce(Series.first_step, AFTER_ALL), sa.func.coalesce(Series.last_step, BEFORE_ALL)),
         sa.func.coalesce(Series.cutoff_step, BEFORE_ALL),
     )
-    wanted = sa.select(*columns).where(one_of(session, Series.id, list(ids.values())))
-    rows = {row[0]: tuple(row) for row in session.execute(wanted.order_by(Series.id).with_for_update(of=Series))}
-    return _Stock(np.array([rows[ids[name]] for name in names], np.int64))
+    wanted = sa.select(*columns).where(among(is_sqlite, Series.id, parameter(is_sqlite, "ids", Series.id)))
+    return wanted.order_by(Series.id).with_for_update(of=Series)
 
 
 def _find_ids(session: Session, dataset_id: int, names: list[str]) -> dict[str, int]:
-    statement = sa.select(Series.name, Series.id).where(Series.dataset_id == dataset_id, one_of(session, Series.name, names))
-    return {row[0]: row[1] for row in session.execute(statement)}
+    found = session.execute(_ids_statement(is_on_sqlite(session)), {"dataset_id": dataset_id, "names": pack(session, names)})
+    return {row[0]: row[1] for row in found}
+
+
+@cache
+def _ids_statement(is_sqlite: bool) -> Any:
+    here = among(is_sqlite, Series.name, parameter(is_sqlite, "names", Series.name))
+    return sa.select(Series.name, Series.id).where(Series.dataset_id == sa.bindparam("dataset_id"), here)
 
 
 def _merge(
@@ -175,22 +193,33 @@ def _refuse_conflict(observations: Observations, placed: Placed, rows: Ints, old
         for row, label, value in zip(rows.tolist(), labels, old, strict=False)
     ]
     listed = refuse(places, len(rows))
-    return Conflict(f"{listed.detail}; with on_conflict=replace the new values would take their place", errors=listed.errors)
+    return Conflict(f"{listed.detail}; with on_conflict=replace the new values would take their place", errors=listed.errors)  # noqa: S608 - words for a person, no SQL
 
 
 def write_chunks(session: Session, dataset: Dataset, ids: Ints, numbers: Ints, chunks: Floats) -> None:
     """Stores the chunks, in the place of those that are there."""
     if not len(ids):
         return
-    statement = insert_into(session, Chunk)
-    statement = statement.on_conflict_do_update(
-        index_elements=["series_id", "channel", "number"], set_={"data": statement.excluded.data}
-    )
     common = {"workspace_id": dataset.workspace_id, "channel": 0}
     rows = zip(ids.tolist(), numbers.tolist(), encode(chunks), strict=True)
     session.connection().execute(
-        statement, [{**common, "series_id": id_, "number": number, "data": data} for id_, number, data in rows]
+        _write_statement(is_on_sqlite(session)),
+        [{**common, "series_id": id_, "number": number, "data": data} for id_, number, data in rows],
     )
+
+
+@cache
+def _write_statement(is_sqlite: bool) -> Any:
+    statement = insert_into(Chunk, is_sqlite=is_sqlite)
+    return statement.on_conflict_do_update(
+        index_elements=["series_id", "channel", "number"], set_={"data": statement.excluded.data}
+    )
+
+
+WRITTEN = ("revision", "count", "missing", "first_step", "last_step", "cutoff_step")
+_UPDATE = (
+    sa.update(Series).where(Series.id == sa.bindparam("at")).values({name: sa.bindparam(f"new_{name}") for name in WRITTEN})
+)
 
 
 def _write_series(session: Session, stock: _Stock) -> None:
@@ -201,13 +230,9 @@ def _write_series(session: Session, stock: _Stock) -> None:
     if len(lost):
         found, has_value = find_cutoffs(session, stock.ids[lost], AFTER_ALL)
         stock.cutoffs[lost] = np.where(has_value, found, BEFORE_ALL)
-    names = ("revision", "count", "missing", "first_step", "last_step", "cutoff_step")
-    statement = (
-        sa.update(Series).where(Series.id == sa.bindparam("at")).values({name: sa.bindparam(f"new_{name}") for name in names})
-    )
     columns = [stock.revisions + 1, stock.counts, stock.missing, stock.firsts, stock.lasts, stock.cutoffs]
     rows = zip(stock.ids[changed].tolist(), *(column[changed].tolist() for column in columns), strict=True)
-    keys = ("at", *(f"new_{name}" for name in names))
+    keys = ("at", *(f"new_{name}" for name in WRITTEN))
     session.connection().execute(
-        statement, [dict(zip(keys, (None if value == BEFORE_ALL else value for value in row), strict=True)) for row in rows]
+        _UPDATE, [dict(zip(keys, (None if value == BEFORE_ALL else value for value in row), strict=True)) for row in rows]
     )

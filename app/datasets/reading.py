@@ -58,6 +58,8 @@ def delete_observations(
     ids = sorted(row.id for row in series)
     held = sa.select(Series.id).where(one_of(session, Series.id, ids)).order_by(Series.id).with_for_update(of=Series)
     session.execute(held).all()
+    if start is None and end is None:
+        return _delete_all(session, ids)
     deleted, missing = dict.fromkeys(ids, 0), dict.fromkeys(ids, 0)
     for slice_ids, numbers in _find_chunks(session, ids, low >> STEP_BITS, high >> STEP_BITS):
         chunks = read_pairs(session, slice_ids, numbers)
@@ -75,6 +77,17 @@ def delete_observations(
         _drop_chunks(session, slice_ids[empty], numbers[empty])
     _shrink(session, [id_ for id_ in ids if deleted[id_]], deleted, missing)
     return sum(deleted.values())
+
+
+def _delete_all(session: Session, ids: Sequence[int]) -> int:
+    """The same for whole series, without reading a chunk: damaged ones go too."""
+    ours = sa.and_(one_of(session, Series.id, ids), Series.last_step.is_not(None))
+    count = session.scalar(sa.select(sa.func.coalesce(sa.func.sum(Series.count), 0)).where(ours))
+    session.execute(sa.delete(Chunk).where(one_of(session, Chunk.series_id, ids)).execution_options(synchronize_session=False))
+    empty = {"count": 0, "missing": 0, "first_step": None, "last_step": None, "cutoff_step": None}
+    changed = sa.update(Series).where(ours).values(revision=Series.revision + 1, **empty)
+    session.execute(changed.execution_options(synchronize_session=False))
+    return int(count or 0)
 
 
 def _clamp(start: int | None, end: int | None) -> tuple[int, int]:

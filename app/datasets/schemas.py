@@ -77,6 +77,8 @@ class DatasetOut(BaseModel):
     aggregate: Aggregate | None
     series: int
     observations: int
+    first_timestamp: str | int | None = Field(description="Of all series; null while there is none.")
+    last_timestamp: str | int | None
     created_at: datetime
     updated_at: datetime
 
@@ -114,6 +116,50 @@ class Receipt(BaseModel):
     first_timestamp: str | int
     last_timestamp: str | int
     warnings: list[str]
+
+
+class PreviewColumns(BaseModel):
+    """Which column plays which role."""
+
+    series: str | None = Field(description="null: all rows are one series, named as the dataset.")
+    timestamp: str
+    value: str
+
+
+class PreviewRow(BaseModel):
+    series: str
+    timestamp: str | int
+    value: float | None
+
+
+class Preview(BaseModel):
+    """What the same request would store."""
+
+    columns: PreviewColumns | None = Field(description="null of JSON, which has none.")
+    time_zone: str
+    observations: list[PreviewRow] = Field(description="The first ones, by series and time.")
+    receipt: Receipt
+
+
+class Hole(BaseModel):
+    """Steps without a value, one after the other, from `start` to `end`, both inclusive."""
+
+    start: str | int
+    end: str | int
+    absent: int = Field(description="How many of them were never sent; the others were sent as missing.")
+
+
+class Overview(BaseModel):
+    """A series as a screen can show it: nothing that sticks out is left out."""
+
+    dataset: str
+    series: str
+    freq: str
+    steps: int = Field(description="Steps from the first to the last of the range.")
+    thinned: bool = Field(description="Whether some steps were left out.")
+    timestamps: list[str | int]
+    values: list[float | None] = Field(description="null where the line breaks.")
+    holes: list[Hole]
 
 
 class Deletion(BaseModel):

@@ -1,7 +1,7 @@
 """Datasets and their series, and the two ways in which the rest of the house reads what was observed. Flushes, never commits."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from app.datasets.store import (
     SeriesRow,
     find_cutoffs,
     insert_into,
+    is_on_sqlite,
     one_of,
     read_pairs,
     stream_chunks,
@@ -95,7 +96,9 @@ def _insert_dataset(session: Session, workspace_id: int, name: str) -> bool:
     """Whether the dataset is new. One of two who make it at once waits for the other, and then finds it."""
     now = utc_now()
     values = {"workspace_id": workspace_id, "name": name, "created_at": now, "updated_at": now}
-    statement = insert_into(session, Dataset).values(**values).on_conflict_do_nothing().returning(Dataset.id)
+    statement = (
+        insert_into(Dataset, is_sqlite=is_on_sqlite(session)).values(**values).on_conflict_do_nothing().returning(Dataset.id)
+    )
     return session.connection().execute(statement).scalar() is not None
 
 
@@ -133,19 +136,24 @@ def delete_dataset(session: Session, workspace_id: int, name: str, *, cascade: b
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """How many series hold observations, and how many observations they hold."""
+    """How many series hold observations, how many observations they hold, and from which step to which; None while there is none."""
 
     series: int
     observations: int
+    first_step: int | None = None
+    last_step: int | None = None
 
 
 def measure_datasets(session: Session, dataset_ids: Sequence[int]) -> dict[int, DatasetSize]:
     statement = (
-        sa.select(Series.dataset_id, sa.func.count(), sa.func.sum(Series.count))
+        sa.select(
+            *(Series.dataset_id, sa.func.count(), sa.func.sum(Series.count)),
+            *(sa.func.min(Series.first_step), sa.func.max(Series.last_step)),
+        )
         .where(Series.dataset_id.in_(dataset_ids), Series.count > 0)
         .group_by(Series.dataset_id)
     )
-    sizes = {row[0]: DatasetSize(row[1], int(row[2])) for row in session.execute(statement)}
+    sizes = {row[0]: DatasetSize(row[1], int(row[2]), row[3], row[4]) for row in session.execute(statement)}
     return {id_: sizes.get(id_, DatasetSize(0, 0)) for id_ in dataset_ids}
 
 
@@ -180,23 +188,40 @@ def grid_of(dataset: Dataset) -> Grid:
     return Grid(dataset.freq, dataset.phase_us, dataset.time_zone)
 
 
-def select_series(session: Session, dataset_id: int, names: list[str] | None, prefix: str | None) -> list[SeriesRow]:
-    """The series that hold observations, ordered by name: those of `names` (None: all) that begin with `prefix`. Raises NotFound."""
-    statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, Series.count > 0, *_begins_with(prefix or ""))
+def select_series(
+    session: Session, dataset_id: int, names: list[str] | None, prefix: str | None, *, with_empty: bool = False
+) -> list[SeriesRow]:
+    """The series that hold observations (`with_empty`: or did), ordered by name: those of `names` (None: all) that begin with `prefix`.
+    Raises NotFound."""
+    held = [] if with_empty else [Series.count > 0]
+    statement = sa.select(*SERIES_ROW).where(Series.dataset_id == dataset_id, *held, *_begins_with(prefix or ""))
     statement = statement.order_by(Series.name)
     if names is None:
         return [SeriesRow(*row) for row in session.execute(statement)]
     wanted = sorted({name for name in names if SERIES_ID.fullmatch(name)})
     rows = [SeriesRow(*row) for row in session.execute(statement.where(one_of(session, Series.name, wanted)))]
-    found = {row.name for row in rows}
-    absent = [name for name in dict.fromkeys(names) if name not in found and (not prefix or name.startswith(prefix))]
+    check_found([name for name in names if not prefix or name.startswith(prefix)], {row.name for row in rows})
+    return rows
+
+
+def find_series(session: Session, dataset_id: int, names: Iterable[str]) -> list[SeriesRow]:
+    """The series of these names that hold observations, in any order, with one SELECT; the others are left out."""
+    wanted = [name for name in names if SERIES_ID.fullmatch(name)]
+    statement = sa.select(*SERIES_ROW).where(
+        Series.dataset_id == dataset_id, Series.count > 0, one_of(session, Series.name, wanted)
+    )
+    return [SeriesRow(*row) for row in session.execute(statement)]
+
+
+def check_found(names: Sequence[str], found: Container[str]) -> None:
+    """Raises NotFound, which tells the names that were not found."""
+    absent = [name for name in dict.fromkeys(names) if name not in found]
     if absent:
         more = f" and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
         raise NotFound(
             f"the dataset holds no observations of series {', '.join(map(repr, absent[:MAX_NAMED]))}{more}",
             series=absent[:MAX_NAMED],
         )
-    return rows
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ can unpack to more than memory holds; a Python exception is only one of the thin
 quarter of a second.
 """
 
+from __future__ import annotations
+
 import io
 import json
 import os
@@ -16,30 +18,37 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import polars as pl
-
 from app.errors import InvalidObservations
+from app.frames import pl
 
 PROCESS = Path(__file__).with_name("unpacking_process.py")
-MAX_SECONDS = 120
-"""A table that is not unpacked by then is refused."""
 MAX_PROCESSES = 2
 """How many tables one API process has unpacked at once; more wait."""
 
 _PLACES = threading.BoundedSemaphore(MAX_PROCESSES)
 
 
-def unpack(kind: Literal["parquet", "arrow"], body: bytes, choose: Callable[[list[str], int], list[str]]) -> pl.DataFrame:
-    """The columns that `choose` picks, told all names and the number of rows. Raises InvalidObservations, and what `choose` raises."""
-    command = [sys.executable, "-I", str(PROCESS), kind]
+def unpack(
+    kind: Literal["parquet", "arrow"],
+    body: bytes,
+    choose: Callable[[list[str], int], list[str]],
+    *,
+    max_bytes: int,
+    max_seconds: float,
+) -> pl.DataFrame:
+    """The columns that `choose` picks, told all names and the number of rows. Raises InvalidObservations, and what `choose` raises.
+
+    The process may have `max_bytes` of memory and take `max_seconds`; a table that needs more is refused.
+    """
+    command = [sys.executable, "-I", str(PROCESS), kind, str(max_bytes)]
     environment = {**os.environ, "POLARS_MAX_THREADS": str(pl.thread_pool_size())}
     with (
         _PLACES,
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: S603 - this interpreter, our own file, and two words of ours
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         ) as process,
     ):
-        watch = threading.Timer(MAX_SECONDS, process.kill)
+        watch = threading.Timer(max_seconds, process.kill)
         watch.start()
         try:
             return _converse(process, body, choose)
@@ -67,7 +76,9 @@ def _send(pipe: Any, data: bytes) -> None:
 
 
 def _read_json(line: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(line) if line else {"error": "its reader gave up, or would have needed too much memory"}
+    found: dict[str, Any] = (
+        json.loads(line) if line else {"error": "its reader gave up, or would have needed too much memory or time"}
+    )
     if "error" in found and "columns" not in found:
         raise _refuse(found["error"])
     return found

@@ -1,6 +1,6 @@
 """The process that unpacks one binary table, run as a script by unpacking.py. Standard library and polars only: it must start fast.
 
-    argv "parquet" or "arrow"
+    argv "parquet" or "arrow", and the bytes of memory that it may have
     in   8 bytes: the length of the table; the table; then, once the answer is out, a line of JSON: the columns to read
     out  a line of JSON: {"columns": [...], "rows": n} or {"error": "..."}; then an Arrow stream of those columns, or nothing
 
@@ -14,14 +14,13 @@ from contextlib import suppress
 
 import polars as pl
 
-MAX_MEMORY_BYTES = 4 * 2**30
-
 
 def main() -> None:
     with suppress(ImportError, OSError, ValueError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+        most = int(sys.argv[2])
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     body = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(sys.stdin.buffer.read(8), "big")))
     try:
         table = pl.scan_parquet(body) if sys.argv[1] == "parquet" else pl.read_ipc_stream(body).lazy()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import sqlalchemy.exc
 
 from app.database import Database, find_sqlite_file
-from app.doctor import machine, rows
+from app.doctor import deep, machine, rows
 from app.doctor.finding import Finding, fail
 from app.settings import Settings
 
@@ -31,9 +31,16 @@ OF_THE_ROWS: tuple[Callable[[Settings, Database], Finding], ...] = (
     rows.check_hosts,
 )
 
+OF_EVERYTHING: tuple[Callable[[Settings, Database], Finding], ...] = (
+    deep.check_pages,
+    deep.check_observations,
+    deep.check_artifacts,
+)
+"""Asked for with `--deep`: each reads all there is of its kind."""
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Every check's word, as it comes."""
+
+def examine(settings: Settings, *, is_deep: bool = False) -> Iterator[Finding]:
+    """Every check's word, as it comes; with `is_deep` of everything stored too."""
     for of_machine in OF_THE_MACHINE:
         yield of_machine(settings)
     if (file := find_sqlite_file(settings.database_url)) is not None and not file.exists():
@@ -51,7 +58,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             yield (finding := check(settings, database))
             if finding.level == "failure":
                 return
-        for check in OF_THE_ROWS:
+        for check in (*OF_THE_ROWS, *(OF_EVERYTHING if is_deep else ())):
             yield check(settings, database)
     except sqlalchemy.exc.SQLAlchemyError as error:
         yield fail(

@@ -67,7 +67,7 @@ def check_broker(settings: Settings) -> Finding:
 
 def check_torch(_: Settings, interpreter: str = sys.executable) -> Finding:
     """Whether trainings can compute, and on the GPU where there is one."""
-    probe = subprocess.run([interpreter, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+    probe = subprocess.run([interpreter, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)  # noqa: S603 - a command of ours, without a shell
     if probe.returncode != 0:
         last = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
         return fail(
@@ -91,7 +91,7 @@ def check_port(settings: Settings) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            if _is_engram({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port):
+            if _is_engram({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port):  # noqa: S104 - looked up, not bound
                 return ok("port", f"Engram answers at {host}:{port}")
             cure = "stop what listens there (ss -ltnp shows it), or take another: --port, ENGRAM_PORT"
             return fail("port", f"{host}:{port} cannot be listened on: {error}", cure)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 
 from app.database import utc_now
-from app.dependencies import AdminCaller, PageNeeded, ReadSession, SettingsNeeded, WriteSession
+from app.dependencies import AdminCaller, AuditNeeded, PageNeeded, ReadSession, SettingsNeeded, WriteSession
 from app.errors import InvalidRequest
 from app.keys import service
 from app.keys.schemas import KeyInput, KeyList, KeyOutput, MadeKeyOutput
@@ -19,7 +19,12 @@ Prefix = Annotated[str, Path(pattern=r"^engram_[a-z0-9]{9}$", description="The k
 
 @router.post("", status_code=201)
 def create_key(
-    session: WriteSession, settings: SettingsNeeded, caller: AdminCaller, response: Response, body: KeyInput
+    session: WriteSession,
+    settings: SettingsNeeded,
+    caller: AdminCaller,
+    audit: AuditNeeded,
+    response: Response,
+    body: KeyInput,
 ) -> MadeKeyOutput:
     """Makes a key to this workspace and shows it, once. The very first one closes the service to whoever has none."""
     now = utc_now()
@@ -30,6 +35,7 @@ def create_key(
     row, key = service.create_key(
         session, pepper, caller.workspace_id, name=body.name, scopes=body.scopes, expires_at=body.expires_at
     )
+    audit.note(session, caller, "make key", row.prefix, body.name, ",".join(row.scopes))
     session.commit()
     log.info("key made", key=row.prefix, scopes=row.scopes)
     response.headers["Cache-Control"] = "no-store"
@@ -44,9 +50,10 @@ def list_keys(session: ReadSession, caller: AdminCaller, page: PageNeeded) -> Ke
 
 
 @router.delete("/{prefix}", status_code=204)
-def revoke_key(session: WriteSession, caller: AdminCaller, prefix: Prefix) -> None:
+def revoke_key(session: WriteSession, caller: AdminCaller, audit: AuditNeeded, prefix: Prefix) -> None:
     """Revokes a key: from the next request on, everywhere. It stays on the list."""
     service.revoke_key(session, service.get_key(session, caller.workspace_id, prefix))
+    audit.note(session, caller, "revoke key", prefix)
     session.commit()
     log.info("key revoked", key=prefix)
 

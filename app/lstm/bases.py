@@ -1,4 +1,4 @@
-"""Classical forecasts with nothing to fit: the network gates over them, so it starts as their average.
+"""Classical forecasts with nothing to fit, each a linear map of the window: the network gates over them.
 
 Every base follows a shift and a scaling of the window.
 """
@@ -14,13 +14,20 @@ DAMPING = 0.9
 PLAIN = ("last", "ses", "drift", "damped")
 SEASONAL = {"naive": 1, "shape_2": 2, "shape_4": 4, "shape_all": None}
 """How many seasons each looks at."""
+SLOW, MIDDLE, FAST = 0.2, 0.3, 0.5
+DESEASONED = ("slow", "fast", "line")
+"""Smoothed without the season, slowly and fast, and a theta: with half of the line through the last `LINED` seasons."""
+LINED = 3
 
 
 class FixedBases:
-    """Last value, smoothing and two drifts; for each season the last one and mean shapes. Seasonal names end in the rank
-    of their season, .0 or .1; those that do not fit into the history are not there."""
+    """Last value, smoothing and two drifts; for each season the last one and mean shapes, and with `deseasoned` also smoothing
+    without the season. Seasonal names end in the rank of their season, .0 or .1; those that do not fit into the history are
+    not there."""
 
-    def __init__(self, length: int, horizon: int, season_lengths: tuple[int, ...], device: torch.device) -> None:
+    def __init__(
+        self, length: int, horizon: int, season_lengths: tuple[int, ...], device: torch.device, *, deseasoned: bool = False
+    ) -> None:
         points = (min(length, max(8, horizon)), min(length, 6))
         stats = [recent_mean(length, 1), smoothing(length, SMOOTHING), *(slope(length, n) for n in points)]
         self._stats = torch.tensor(np.stack(stats, 1), dtype=torch.float32, device=device)  # [R, 4]
@@ -33,7 +40,21 @@ class FixedBases:
             for name, n in ((name, length // m if n is None else n) for name, n in SEASONAL.items())
             if (n >= 2 or name == "naive") and n * m <= length
         ]
-        self.names = (*PLAIN, *(name for name, _, _ in self._seasons))
+        self._smoothed = [
+            (rank, m, self._smooth_without(length, m, device))
+            for rank, m in enumerate(season_lengths)
+            if deseasoned and 2 * m <= length
+        ]
+        self.names = (
+            *PLAIN,
+            *(name for name, _, _ in self._seasons),
+            *(f"{name}.{rank}" for rank, _, _ in self._smoothed for name in DESEASONED),
+        )
+
+    def _smooth_without(self, length: int, m: int, device: torch.device) -> Tensor:
+        """The maps [R, 4] of a history without its season: three levels and the slope."""
+        maps = [*(smoothing(length, alpha) for alpha in (SLOW, FAST, MIDDLE)), slope(length, min(length, LINED * m))]
+        return torch.tensor(np.stack(maps, 1), dtype=torch.float32, device=device)
 
     def __call__(self, history: Tensor) -> Tensor:
         """history [B, R] without gaps -> [B, H, K]."""
@@ -44,6 +65,11 @@ class FixedBases:
             shape = mean_season(history, m, n)  # [B, m]
             level = history[:, -m:].mean(1, keepdim=True) - shape.mean(1, keepdim=True)  # [B, 1]
             forecasts.append(level + repeat_ahead(shape, len(still)))
+        for _, m, maps in self._smoothed:
+            plain, shape = remove_season(history, m, history.shape[1] // m)  # [B, R], [B, m]
+            slow, fast, middle, line = torch.split(plain @ maps, 1, -1)  # [B, 1] each
+            ahead = repeat_ahead(shape, len(still))  # [B, H]
+            forecasts += [slow + ahead, fast + ahead, middle + line * self._steps[0] + ahead]
         return torch.stack(forecasts, -1)
 
 

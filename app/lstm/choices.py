@@ -1,4 +1,4 @@
-"""What nobody asked for is chosen from the data, and each choice says why. numpy only."""
+"""What nobody asked for is chosen from the data, and each choice says why."""
 
 import math
 from dataclasses import dataclass
@@ -6,14 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.lstm.config import MAX_CONTEXT_LENGTH, Config, Request
+from app.lstm.device import choose_precision
 from app.lstm.seasons import choose_season_lengths
+from app.lstm.textbook import choose_textbook
 from app.lstm.windows import Series, TrainingWindows
 
 LONGEST_PATCH = 48
-MANY_WINDOWS = 150_000
-"""From here on the classical forecasts need not be the finest: the net learns what they lack."""
+MANY_WINDOWS, MANY_EACH = 50_000, 150
+"""Of all series, and of each: from here on a net finds out by itself what a prior and fitted forecasts would tell it."""
 
 
+GRADIENT_CLIP = 1.0
+MOST_PREPARED = 2048
+"""The largest batch of the default network."""
+MORE_ON_CUDA = 4
+"""As many windows more in each batch: they cost a GPU nothing, and a batch eight times as large was measured to learn worse."""
 MORE_SHARE = 0.25
 """Of the steps: what a net that was judged learns on top, with the windows it was judged on among the rest."""
 
@@ -36,15 +43,15 @@ class Amount:
 AMOUNTS = (
     Amount(2_000, 32, nets=1, steps=300, batch_size=32, learning_rate=1e-3, dropout=0.3, weight_decay=0.05, net_weight=0.25),
     Amount(30_000, 64, nets=2, steps=600, batch_size=32, learning_rate=1e-3, dropout=0.3, weight_decay=0.1, net_weight=0.5),
-    Amount(150_000, 64, nets=2, steps=1200, batch_size=32, learning_rate=2e-3, dropout=0.3, weight_decay=0.1, net_weight=0.75),
-    Amount(
-        math.inf, 64, nets=2, steps=1200, batch_size=128, learning_rate=3e-3, dropout=0.1, weight_decay=1e-4, net_weight=1.0
-    ),
+    Amount(math.inf, 64, nets=2, steps=1200, batch_size=32, learning_rate=2e-3, dropout=0.3, weight_decay=0.1, net_weight=0.75),
+)
+LONG_SERIES = Amount(
+    math.inf, 64, nets=3, steps=500, batch_size=128, learning_rate=1e-2, dropout=0.0, weight_decay=1e-4, net_weight=1.0
 )
 
 
-def choose(request: Request, series: Series, device: str) -> Config:
-    """The resolved config; `steps` is still without a time budget, which needs a clock."""
+def choose(request: Request, series: Series, device: str, halvings: int = 0) -> Config:
+    """The resolved config; `steps` is still without a time budget, which needs a clock. Batches are halved so many times."""
     reasons: dict[str, str] = {}
     if request.season_lengths is not None:
         seasons = tuple(sorted(set(request.season_lengths) - {1}))[:2]
@@ -65,16 +72,21 @@ def choose(request: Request, series: Series, device: str) -> Config:
     reasons["patch_length"] = "one step of the LSTM per season" if seasons else "short patches where there is no season"
 
     long = int(np.quantile(series.lengths, 0.9))
-    history_length = choose_history_length(seasons, context_length, long, request.horizon)
-
     share = positive_share(series)
     transformation = "log" if share >= 0.5 else "none"
     reasons["transformation"] = f"{share:.0%} of the series are positive throughout; windows that are not take no logarithm"
-    windows = len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
-    bases = "all" if windows < MANY_WINDOWS else "quick"
+    whole = len(TrainingWindows(series, request.horizon, context_length))
+    is_long = whole >= max(MANY_WINDOWS, MANY_EACH * len(series))
+    windows = whole if is_long else len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
+    bases = "linear" if is_long else "all"
+    history_length = context_length if is_long else choose_history_length(seasons, context_length, long, request.horizon)
     reasons["bases"] = f"by the {windows} windows there are to learn from"
-    amount = next(amount for amount in AMOUNTS if windows < amount.windows)
-    batch_size = request.batch_size or int(min(amount.batch_size, max(16, 2 ** round(math.log2(max(windows, 1) / 4)))))
+    amount = LONG_SERIES if is_long else next(amount for amount in AMOUNTS if windows < amount.windows)
+    fitting = int(
+        min(amount.batch_size * (MORE_ON_CUDA if device == "cuda" else 1), max(16, 2 ** round(math.log2(max(windows, 1) / 4))))
+    )
+    batch_size = max(1, min(windows, MOST_PREPARED)) if request.batch_size == "all" else request.batch_size or fitting
+    batch_size = max(1, batch_size >> halvings)
     steps = request.max_steps or amount.steps
     reasons["steps"] = "as asked" if request.max_steps else f"by the {windows} windows there are to learn from"
     if request.max_epochs is not None:
@@ -84,7 +96,8 @@ def choose(request: Request, series: Series, device: str) -> Config:
     reasons["batch_size"] = "as asked" if request.batch_size else "small batches learn most per second on one core"
     reasons["nets"] = f"by the {windows} windows there are to learn from"
     reasons["hidden_size"] = "as asked" if request.hidden_size else f"by the {windows} windows there are to learn from"
-    return Config(
+    config = Config(
+        optimizer=request.optimizer,
         horizon=request.horizon,
         quantile_levels=request.quantile_levels,
         season_lengths=seasons,
@@ -100,7 +113,7 @@ def choose(request: Request, series: Series, device: str) -> Config:
         batch_size=batch_size,
         weight_decay=amount.weight_decay if request.weight_decay is None else request.weight_decay,
         l1=request.l1,
-        gradient_clip=request.gradient_clip,
+        gradient_clip=GRADIENT_CLIP if request.gradient_clip is None else request.gradient_clip,
         steps=max(1, steps),
         more_steps=round(MORE_SHARE * max(1, steps)),
         nets=amount.nets,
@@ -108,15 +121,23 @@ def choose(request: Request, series: Series, device: str) -> Config:
         target_loss=request.target_loss,
         seed=request.seed,
         device=device,
+        precision=choose_precision(device),
         threads=request.threads,
         reasons=reasons,
     )
+    return choose_textbook(request, series, config, halvings) if request.architecture == "plain" else config
 
 
 def positive_share(series: Series) -> float:
     """The share of series without a zero or negative observation."""
     bad = np.concatenate([[0], np.cumsum(series.values <= 0)])  # [N + 1], NaN is not
     return float(np.mean(bad[series.offsets[1:]] == bad[series.offsets[:-1]]))
+
+
+def least_seen(config: Config) -> int:
+    """How many observations a window must have before its cutoff to be learned from; where series are long only whole ones."""
+    whole = config.is_textbook or config.bases == "linear"
+    return config.context_length if whole else least_context(config.season_lengths, config.context_length)
 
 
 def least_context(season_lengths: tuple[int, ...], context_length: int) -> int:

@@ -1,18 +1,20 @@
 """What may be asked of a training, and what became of it. No torch here: the API and the Celery process import this."""
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from app.errors import InvalidRequest
 
 MAX_CONTEXT_LENGTH = 1024
 
-SUPPORTED = {
-    "architecture": ("auto",),
-    "activation": ("tanh",),
-    "loss": ("quantile",),
-    "optimizer": ("adamw",),
+ACTIVATIONS = ("tanh", "relu", "sigmoid")
+LOSSES = ("quantile", "mse", "mae", "huber")
+OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "rmsprop")
+SUPPORTED: dict[str, dict[str, tuple[object, ...]]] = {
+    "auto": {"activation": ("tanh",), "loss": ("quantile",), "optimizer": OPTIMIZERS, "input_noise": (0.0,)},
+    "plain": {"activation": ACTIVATIONS, "loss": LOSSES, "optimizer": OPTIMIZERS},
 }
+"""What each architecture can be asked for; where it says nothing, anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +34,19 @@ class Request:
     loss: str = "quantile"
     optimizer: str = "adamw"
     learning_rate: float | None = None
-    batch_size: int | None = None
+    batch_size: int | Literal["all"] | None = None
     max_epochs: int | None = None
     max_steps: int | None = None
     max_seconds: float | None = None
     target_loss: float | None = None
     weight_decay: float | None = None
     l1: float = 0.0
-    gradient_clip: float = 1.0
+    gradient_clip: float | None = None
+    input_noise: float = 0.0
     seed: int = 0
     n_windows: int = 1
     step_size: int | None = None
+    backtest_only: bool = False
     device: str = "auto"
     threads: int = 1
 
@@ -51,6 +55,10 @@ class Request:
 class Config:
     """A training as resolved: enough to repeat it exactly. `reasons` says of each choice why, in a sentence."""
 
+    architecture: str = "auto"
+    activation: str = "tanh"
+    loss: str = "quantile"
+    optimizer: str = "adamw"
     horizon: int
     quantile_levels: tuple[float, ...]
     season_lengths: tuple[int, ...]
@@ -66,17 +74,27 @@ class Config:
     batch_size: int
     weight_decay: float
     l1: float
-    gradient_clip: float
+    gradient_clip: float | None
+    input_noise: float = 0.0
     steps: int
     more_steps: int = 0
+    epoch_steps: int = 1
     nets: int
     net_weight: float = 0.5
     stretches: tuple[float, ...] = ()
+    spreads: tuple[float, ...] = ()
+    scaling: tuple[float, ...] | None = None
     target_loss: float | None
     seed: int
     device: str
+    precision: str = "float32"
     threads: int
     reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_textbook(self) -> bool:
+        """Nothing but what was asked for: a constant learning rate, the last weights, one net, learned anew for the final fit."""
+        return self.architecture == "plain"
 
     @property
     def season_length(self) -> int:
@@ -97,12 +115,19 @@ class Config:
 
 def check(request: Request) -> None:
     """Refuse, before anything is queued, what this workshop cannot learn; raises InvalidRequest naming what it can."""
-    for name, supported in SUPPORTED.items():
+    architecture = request.architecture
+    if architecture not in SUPPORTED:
+        raise InvalidRequest(
+            f"architecture must be one of {', '.join(SUPPORTED)}, found {architecture!r}", field="architecture"
+        )
+    for name, supported in SUPPORTED[architecture].items():
         asked = getattr(request, name)
         if asked not in supported:
-            choices = ", ".join(repr(choice) for choice in supported)
             raise InvalidRequest(
-                f"{name} {asked!r} is not supported yet; supported: {choices}", field=name, supported=list(supported)
+                f"{name} {asked!r} does not go with the architecture {architecture!r}, which takes "
+                f"{', '.join(map(repr, supported))}; see the architecture 'plain' for others",
+                field=name,
+                supported=list(supported),
             )
     if request.context_length is not None and not 1 <= request.context_length <= MAX_CONTEXT_LENGTH:
         raise InvalidRequest(

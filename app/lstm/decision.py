@@ -33,12 +33,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Decision:
-    """`weight` of the net, the rest is the prior's; `stretches` of the gaps between neighbouring quantiles, [Q - 1]."""
+    """`weight` of the net, the rest is the prior's; `stretches` of the gaps between neighbouring quantiles, [Q - 1]; `spreads` of a point forecast's errors, [H]."""
 
     weight: float
     stretches: tuple[float, ...]
     reason: str
     calibrated: bool
+    spreads: tuple[float, ...] = ()
 
 
 def decide(trial: Trial | None, levels: tuple[float, ...], default: float) -> Decision:

@@ -1,32 +1,33 @@
 """The nets, the prior they started from, and what was decided about both: from contexts to quantiles."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.lstm.config import Config
-from app.lstm.decision import Trial, stretch_gaps
-from app.lstm.inputs import Inputs, Preparation
+from app.lstm.decision import Decision, Trial, decide, stretch_gaps
+from app.lstm.inputs import Inputs, Preparation, measure_seasonal_change
 from app.lstm.network import Network, answer_of_prior
 from app.lstm.prior import Prior
 from app.lstm.scaling import Scaling
+from app.lstm.stack import Stack
 from app.lstm.windows import Floats
-
-LEAST_CHANGE = 0.02
-"""Of the window's spread: a series that never changes must not own a decision."""
 
 
 class Ensemble:
     """Immutable."""
 
-    def __init__(self, config: Config, prior: Prior, networks: list[Network], device: torch.device) -> None:
+    def __init__(self, config: Config, prior: Prior, networks: Sequence[nn.Module], device: torch.device) -> None:
         self.config = config
         self.prior = prior
         self.networks = [network.eval() for network in networks]
         self.device = device
         self._prepare = Preparation(config, prior, device)
+        self._stack: Stack | None = None
         self._middle = config.quantile_levels.index(0.5)
 
     @property
@@ -49,11 +50,22 @@ class Ensemble:
         unit = to_numpy(measure_seasonal_change(inputs.window, self.config.season_length).double())  # [B, 1]
         return Trial(net / unit[:, :, None], prior / unit[:, :, None], scaling.apply(actual) / unit)
 
+    def decide(self, trial: Trial | None) -> Decision:
+        return decide(trial, self.config.quantile_levels, self.config.net_weight)
+
+    def settle(self, decision: Decision) -> "Ensemble":
+        """The same nets with what was decided about them."""
+        reasons = {**self.config.reasons, "net_weight": decision.reason}
+        config = replace(self.config, net_weight=decision.weight, stretches=decision.stretches, reasons=reasons)
+        return Ensemble(config, self.prior, self.networks, self.device)
+
     def _ask(self, contexts: Floats) -> tuple[Floats, Floats, Scaling, Inputs]:
         """What the nets and the prior say in the windows' units, both [B, H, Q]; what undoes these; the windows."""
-        inputs, scaling = self._prepare(contexts)
         with torch.inference_mode():
-            each = torch.stack([network(inputs) for network in self.networks])  # [nets, B, H, Q]
+            if self._stack is None:
+                self._stack = Stack([cast(Network, network) for network in self.networks])
+            inputs, scaling = self._prepare(contexts)
+            each = self._stack(inputs)  # [nets, B, H, Q]
             prior = answer_of_prior(inputs, self._middle)  # [B, H, Q]
         return to_numpy(each.double().mean(0)), to_numpy(prior.double()), scaling, inputs
 
@@ -69,22 +81,18 @@ class Ensemble:
     @classmethod
     def from_tensors(cls, config: Config, tensors: Mapping[str, Tensor], device: torch.device) -> "Ensemble":
         """The inverse; raises RuntimeError where names or shapes do not fit."""
-        prior = Prior().requires_grad_(False)
-        prior.load_state_dict(select(tensors, "prior."))
+        with torch.device("meta"):
+            prior = Prior()
+        prior.load_state_dict(select(tensors, "prior."), assign=True)
+        prior.requires_grad_(False)
         prepare = Preparation(config, prior, torch.device("cpu"))
         networks = []
         for number in range(config.nets):
-            network = Network(config, prepare.feature_count, prepare.base_count)
-            network.load_state_dict(select(tensors, f"nets.{number}."))
+            with torch.device("meta"):  # no weights are drawn only to be thrown away
+                network = Network(config, prepare.feature_count, prepare.base_count)
+            network.load_state_dict(select(tensors, f"nets.{number}."), assign=True)
             networks.append(network.to(device))
         return cls(config, prior, networks, device)
-
-
-def measure_seasonal_change(window: Tensor, season_length: int) -> Tensor:
-    """Mean absolute change over a season [B, 1], by which MASE divides (Hyndman & Koehler, 2006); [B, L] in."""
-    lag = season_length if season_length < window.shape[1] else 1
-    change = (window[:, lag:] - window[:, :-lag]).abs().mean(1, keepdim=True) if window.shape[1] > 1 else window.abs()
-    return change.clamp(min=LEAST_CHANGE)
 
 
 def select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class BacktestForecasts:
 
 
 Predict = Callable[[Floats], Floats]
-"""Contexts [B, 1024] -> quantiles [B, H, Q]."""
+"""Contexts [B, up to 1024] -> quantiles [B, H, Q]."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,19 @@ def scorable(series: Series, cutoffs: Cutoffs, horizon: int) -> npt.NDArray[np.b
     """[W]: there is something to predict from and something to score."""
     if not len(cutoffs):
         return np.zeros(0, dtype=bool)
-    slices = [cutoffs[at : at + SLICE] for at in range(0, len(cutoffs), SLICE)]
-    seen = [np.isfinite(gather_contexts(series, part, MAX_CONTEXT_LENGTH)).any(1) for part in slices]
-    come = [np.isfinite(gather_targets(series, part, horizon)).any(1) for part in slices]
-    return np.concatenate(seen) & np.concatenate(come)
+    counts = np.concatenate([[0], np.cumsum(np.isfinite(series.values))])  # [N + 1]
+    starts, ends = series.offsets[cutoffs.series], series.offsets[cutoffs.series + 1]  # [W], [W]
+    here = starts + cutoffs.seen  # [W]
+    seen = counts[here] - counts[np.maximum(here - MAX_CONTEXT_LENGTH, starts)]  # [W]
+    come = counts[np.minimum(here + horizon, ends)] - counts[here]  # [W]
+    return np.asarray((seen > 0) & (come > 0))
 
 
-def forecast_at(series: Series, cutoffs: Cutoffs, predict: Predict) -> Floats:
-    """Quantiles [W, H, Q], a slice of windows at a time."""
+def forecast_at(series: Series, cutoffs: Cutoffs, season_length: int, predict: Predict) -> Floats:
+    """Quantiles [W, H, Q], a slice of windows at a time; contexts are as long as some series is, and as a season."""
+    length = min(MAX_CONTEXT_LENGTH, max(int(series.lengths.max()), season_length))
     slices = [cutoffs[at : at + SLICE] for at in range(0, len(cutoffs), SLICE)]
-    return np.concatenate([predict(gather_contexts(series, part, MAX_CONTEXT_LENGTH)) for part in slices])
+    return np.concatenate([predict(gather_contexts(series, part, length)) for part in slices])
 
 
 def evaluate(
@@ -79,8 +82,8 @@ def evaluate(
     actual = gather_targets(series, cutoffs, config.horizon)  # [W, H]
     pairs = zip(cutoffs.series.tolist(), cutoffs.seen.tolist(), strict=True)
     scales = np.array([mase_scale(series[which][:seen], m) for which, seen in pairs])  # [W]
-    quantiles = forecast_at(series, cutoffs, predict)  # [W, H, Q]
-    naive = forecast_at(series, cutoffs, lambda contexts: seasonal_naive(contexts, config.horizon, m, levels))  # [W, H, Q]
+    quantiles = forecast_at(series, cutoffs, m, predict)  # [W, H, Q]
+    naive = forecast_at(series, cutoffs, m, lambda contexts: seasonal_naive(contexts, config.horizon, m, levels))  # [W, H, Q]
     ours, baseline = score(actual, quantiles, levels, scales), score(actual, naive, levels, scales)
     metrics: dict[str, Any] = {
         "backtest": ours,
@@ -89,10 +92,11 @@ def evaluate(
         "n_windows": len(cutoffs),
         "series": len(np.unique(cutoffs.series)),
         "per_step": score_per_step(actual, quantiles, levels, scales),
+        "baseline_per_step": score_per_step(actual, naive, levels, scales),
     }
     if champion is not None:
         champions_predict, champions_levels = champion
-        metrics["champion"] = score(actual, forecast_at(series, cutoffs, champions_predict), champions_levels, scales)
+        metrics["champion"] = score(actual, forecast_at(series, cutoffs, m, champions_predict), champions_levels, scales)
     shown = np.unique(cutoffs.series)
     shown = shown[np.unique(np.linspace(0, len(shown) - 1, MOST_KEPT_SERIES).astype(np.int64))]
     keep = np.isin(cutoffs.series, shown)

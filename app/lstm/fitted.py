@@ -17,7 +17,7 @@ from app.lstm.bases import repeat_ahead
 
 ALPHAS = (0.03, 0.08, 0.15, 0.25, 0.4, 0.55, 0.75, 1.0)
 HOLT = tuple(product((0.1, 0.3, 0.6, 0.9), (0.0, 0.05, 0.25), (0.8, 0.9, 0.98)))
-"""Of level, trend and damping."""
+"""Of level, trend and damping, which changes fastest."""
 QUICK = ("ses", "theta", "dot")
 FITTED = (*QUICK, "damped", "theta_raw", "dot_raw", "damped_raw")
 """The quick ones cost a tenth of all: enough where there is so much to learn from that a net adapts by itself."""
@@ -28,7 +28,9 @@ SMOOTHED = 128
 FIRST_SLOPE = 10
 UNJUDGED = 2
 """First observations that no error is counted of."""
-SLICE = 256
+BLOCK = 16
+"""Steps that damped Holt takes at once."""
+SLICE = 32
 """Windows worked on at once: their errors stay near the processor."""
 WIDEST_LOGARITHM = 20.0
 FLOOR = 0.1
@@ -46,6 +48,10 @@ class Units:
     def __getitem__(self, rows: slice) -> "Units":
         return Units(self.loc[rows], self.scale[rows], self.log[rows])
 
+    def repeat(self, times: int) -> "Units":
+        """The same windows again and again along B."""
+        return self if times == 1 else Units(*(part.repeat(times, 1) for part in (self.loc, self.scale, self.log)))
+
     def to_raw(self, values: Tensor) -> Tensor:
         """z [B, R] -> the value itself in units of its level, where it was a logarithm; else as it is."""
         logs = (values * self.scale + self.loc).clamp(-WIDEST_LOGARITHM, WIDEST_LOGARITHM)
@@ -57,7 +63,7 @@ class Units:
         return torch.where(self.log, logs, raw)
 
     def error_from_raw(self, error: Tensor) -> Tensor:
-        """Small differences [B] of raw values near the window's end, in units of z."""
+        """Small differences [..., B] of raw values near the window's end, in units of z."""
         factor = (-self.loc.clamp(-WIDEST_LOGARITHM, WIDEST_LOGARITHM)).exp() / self.scale
         return error * torch.where(self.log, factor, torch.ones_like(factor)).squeeze(1)
 
@@ -71,8 +77,11 @@ class FittedBases:
     ) -> None:
         self._horizon = horizon
         length_smoothed = min(SMOOTHED, length)
-        self._simple = tabulate(tuple((alpha, 0.0, 1.0) for alpha in ALPHAS)).cut(length_smoothed, device)
-        self._holt = tabulate(HOLT).cut(length_smoothed, device)
+        self._simple = tabulate(ALPHAS).cut(length_smoothed, device)
+        fades = self._simple.fade(length_smoothed + horizon)  # [A, T + H]
+        self._fades = slide(fades[:, :length_smoothed], length_smoothed)  # [A, T, T]
+        self._fades_ahead = fades.unfold(1, horizon, 1)  # [A, T + 1, H]
+        self._holt = DampedHolt(length_smoothed, horizon, device)
         ranked = [(rank, m) for rank, m in enumerate(season_lengths) if length // m >= 2]
         self._seasons = ranked or [(0, 1)]
         self.names = tuple(f"{kind}.{rank}" for rank, _ in self._seasons for kind in kinds)
@@ -88,24 +97,27 @@ class FittedBases:
         return torch.cat(forecasts), torch.cat(errors)
 
     def _forecast(self, window: Tensor, mask: Tensor, units: Units) -> tuple[Tensor, Tensor]:
-        R = window.shape[1]
+        """All that is to be smoothed goes through it as one batch: of each season the plain values and the raw ones."""
+        B, R = window.shape
         T = min(SMOOTHED, R)
-        forecasts, errors = [], []
-        for _, m in self._seasons:
-            shape = fade_season(window, mask, m)  # [B, m]
-            plain = (window - shape.repeat(1, -(-R // m))[:, -R:])[:, -T:]  # [B, T]
-            repeated = repeat_ahead(shape, self._horizon)  # [B, H]
-            ahead, rms = self._smooth(plain, mask[:, -T:])  # [kinds, B, H], [kinds, B]
-            forecasts += [one + repeated for one in ahead]
-            errors += list(rms)
-            if not self._is_quick:
-                raw = units.to_raw(plain)  # [B, T]
-                mean, spread = raw.mean(1, keepdim=True), raw.std(1, keepdim=True, correction=0) + 1e-6  # [B, 1] each
-                floor = FLOOR * raw.min(1, keepdim=True).values.clamp(min=1e-9)  # [B, 1]
-                ahead, rms = self._smooth((raw - mean) / spread, mask[:, -T:])
-                forecasts += [units.from_raw(one * spread + mean, floor) + repeated for one in ahead[1:]]
-                errors += [units.error_from_raw(one * spread.squeeze(1)) for one in rms[1:]]
-        return torch.stack(forecasts, -1), torch.stack(errors, -1)  # [B, H, K], [B, K]
+        shapes = [fade_season(window, mask, m) for _, m in self._seasons]  # [B, m] each
+        plain = torch.cat([(window - shape.repeat(1, -(-R // shape.shape[1]))[:, -R:])[:, -T:] for shape in shapes])  # [SB, T]
+        rows, several = plain, units.repeat(len(shapes))
+        if not self._is_quick:
+            raw = several.to_raw(plain)  # [SB, T]
+            mean, spread = raw.mean(1, keepdim=True), raw.std(1, keepdim=True, correction=0) + 1e-6  # [SB, 1] each
+            floor = FLOOR * raw.min(1, keepdim=True).values.clamp(min=1e-9)  # [SB, 1]
+            rows = torch.cat([plain, (raw - mean) / spread])  # [2SB, T]
+        ahead, rms = self._smooth(rows, mask[:, -T:].repeat(len(rows) // B, 1))  # [kinds, 2SB, H], [kinds, 2SB]
+        forecasts, errors = [ahead[:, : len(plain)]], [rms[:, : len(plain)]]
+        if not self._is_quick:
+            forecasts.append(several.from_raw(ahead[1:, len(plain) :] * spread + mean, floor))
+            errors.append(several.error_from_raw(rms[1:, len(plain) :] * spread.squeeze(1)))
+        repeated = torch.cat([repeat_ahead(shape, self._horizon) for shape in shapes])  # [SB, H]
+        found = torch.cat(forecasts) + repeated  # [kinds, SB, H]
+        found = found.view(len(found), -1, B, self._horizon).permute(2, 3, 1, 0)  # [B, H, S, kinds]
+        known = torch.cat(errors).view(found.shape[-1], -1, B).permute(2, 1, 0)  # [B, S, kinds]
+        return found.reshape(B, self._horizon, -1), known.reshape(B, -1)  # [B, H, K], [B, K]
 
     def _smooth(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [N, T] -> of each kind the forecasts [kinds, N, H] and the rms of one-step errors [kinds, N]."""
@@ -113,106 +125,162 @@ class FittedBases:
         first = (begun == 0).sum(1, keepdim=True).clamp(max=values.shape[1] - 1)  # [N, 1]
         start = values.gather(1, first)  # [N, 1]
         values = (values - start) * begun  # [N, T], zero up to the first observation
-        judged = mask * (begun.cumsum(1) > UNJUDGED).float()  # [N, T]
-        ahead, rms = self._smooth_with_drift(values, begun, judged)
+        count = begun.cumsum(1)  # [N, T]
+        judged = mask * (count > UNJUDGED).float()  # [N, T]
+        ahead, rms = self._smooth_with_drift(values, begun, first, judged)
         if not self._is_quick:
-            damped, damped_rms = self._smooth_trend(values, first, judged)
-            ahead, rms = [*ahead, damped], [*rms, damped_rms]
-        return torch.stack(ahead) + start, torch.stack(rms)
+            damped, damped_rms = self._holt(values, first, judged)
+            ahead, rms = torch.cat([ahead, damped.unsqueeze(0)]), torch.cat([rms, damped_rms.unsqueeze(0)])
+        return ahead + start, rms
 
-    def _smooth_with_drift(self, values: Tensor, begun: Tensor, judged: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Forecasts [N, H] and rms [N] of the dynamic theta model (Fiorucci et al., 2016) with none of its drift, with half
-        of it, and with the share that errs least, which has a closed form."""
-        alpha, keep = self._simple.alpha, 1 - self._simple.alpha  # [A, 1]
+    def _smooth_with_drift(self, values: Tensor, begun: Tensor, first: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
+        """Forecasts [3, N, H] and rms [3, N] of the dynamic theta model (Fiorucci et al., 2016) with none of its drift, with
+        half of it, and with the share that errs least, which has a closed form."""
+        alpha = self._simple.alpha  # [A, 1]
         N, T = values.shape
         count = begun.cumsum(1)  # [N, T]
         intercept, slope = run_regression(values, begun, count)  # [N, T] each, as of each step
-        fades = keep ** torch.arange(T + self._horizon + 1, device=values.device)  # [A, T + H + 1]
         errors = (values @ self._simple.errors.flatten(1)).view(N, -1, T).transpose(0, 1)  # [A, N, T]
-        drift = find_drift(fades[:, count[:, :-1].long()], intercept[:, :-1], slope[:, :-1], alpha)  # [A, N, T - 1]
+        fades = self._fades.index_select(1, first[:, 0])  # [A, N, T], as of the step before each
+        drift = find_drift(fades[..., 1:], intercept[:, :-1], slope[:, :-1], alpha)  # [A, N, T - 1]
         drift = torch.nn.functional.pad(drift, (1, 0))  # [A, N, T]
-        see = (errors**2 * judged).sum(-1)  # [A, N]
-        sed = (errors * drift * judged).sum(-1)
-        sdd = (drift**2 * judged).sum(-1)
+        drift_judged = drift * judged  # [A, N, T]
+        see = (errors * errors * judged).sum(-1)  # [A, N]
+        sed = (errors * drift_judged).sum(-1)
+        sdd = (drift * drift_judged).sum(-1)
         share = (sed / sdd.clamp(min=1e-9)).clamp(0, 1)  # [A, N]
 
-        level = (values @ self._simple.level).T.unsqueeze(-1)  # [A, N, 1]
-        later = count[:, -1:].long() + torch.arange(self._horizon, device=values.device)  # [N, H]
-        ahead = find_drift(fades[:, later], intercept[:, -1:], slope[:, -1:], alpha)  # [A, N, H]
+        level = (values @ self._simple.level).T  # [A, N]
+        fades = self._fades_ahead.index_select(1, T - first[:, 0])  # [A, N, H]
+        ahead = find_drift(fades, intercept[:, -1:], slope[:, -1:], alpha)  # [A, N, H]
         ahead = ahead + alpha.unsqueeze(-1) * (ahead.cumsum(-1) - ahead)  # the level goes along
-        results = [
-            weigh_constants(see, judged.sum(1), level),
-            weigh_constants(see - sed + 0.25 * sdd, judged.sum(1), level + 0.5 * ahead),
-            weigh_constants(see - 2 * share * sed + share**2 * sdd, judged.sum(1), level + share.unsqueeze(-1) * ahead),
-        ]
-        return [forecast.expand(N, self._horizon) for forecast, _ in results], [rms for _, rms in results]
+        squares = torch.stack([see, see - sed + 0.25 * sdd, see - 2 * share * sed + share**2 * sdd])  # [3, A, N]
+        weights, rms = weigh_constants(squares, judged.sum(1))  # [3, A, N], [3, N]
+        shares = torch.stack([torch.zeros_like(share), torch.full_like(share, 0.5), share])  # [3, A, N]
+        drifting = torch.einsum("kan,anh->knh", weights * shares, ahead)  # [3, N, H]
+        return (weights * level).sum(1).unsqueeze(-1) + drifting, rms
 
-    def _smooth_trend(self, values: Tensor, first: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
-        """Damped Holt (Gardner & McKenzie, 1985), begun with the slope of the first observations: forecast [N, H], rms [N]."""
+
+class DampedHolt:
+    """Damped Holt (Gardner & McKenzie, 1985) over a grid of constants, begun with the slope of the first observations.
+
+    Steps are taken in blocks: the errors within one are a product with its own values and with the level and trend at its start,
+    which are products with all values before. That is a quarter of the arithmetic of one product from all values to all errors.
+    The first slope is taken out of the values as the path that it alone would draw, along which there are no errors.
+    """
+
+    def __init__(self, length: int, horizon: int, device: torch.device) -> None:
+        blocks = -(-length // BLOCK)
+        self._lead = blocks * BLOCK - length
+        dampings = tuple(dict.fromkeys(damping for _, _, damping in HOLT))
+        T, D = blocks * BLOCK, len(dampings)
+        errors, levels, trends = (
+            part.view(3, -1, D, part.shape[-1]).transpose(1, 2) for part in tabulate_holt(HOLT)
+        )  # [3, D, C, 128]
+        C = errors.shape[2]
+        within = torch.zeros(D, C, BLOCK, BLOCK)  # errors of a block [b] from its values [b]
+        for at in range(BLOCK):
+            within[..., at:, at] = errors[0, ..., : BLOCK - at]
+        states = torch.zeros(2, D, C, blocks, T)  # level and trend at the end of each block from all values
+        for block in range(blocks):
+            end = (block + 1) * BLOCK
+            for number, part in enumerate((levels, trends)):
+                states[number, :, :, block, :end] = part[0, ..., :end].flip(-1)
+        self._within = within.flatten(1, 2).contiguous().to(device)  # [D, C * b, b]
+        self._states = states.transpose(0, 1).flatten(1, 3).contiguous().to(device)  # [D, 2 * C * blocks, T]
+        self._starts = errors[1:, ..., :BLOCK, None, None].contiguous().to(device)  # [2, D, C, b, 1, 1]
+        self._shape = (D, C, BLOCK, blocks)
+        damping = torch.tensor(dampings, dtype=torch.float64).unsqueeze(1)  # [D, 1]
+        self._fade = (damping ** torch.arange(T + 1)).float().to(device)  # [D, T + 1]
+        path = torch.nn.functional.pad((damping ** torch.arange(1, length)).cumsum(1), (1, 0))  # [D, length]
+        self._paths = slide(path, length).float().to(device)  # [D, length, length]
+        self._ahead = (damping ** torch.arange(1, horizon + 1)).cumsum(1).float().to(device)  # [D, H]
+
+    def __call__(self, values: Tensor, first: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
+        """values [N, T], zero up to the `first` [N, 1] observation, judged [N, T] -> forecast [N, H], rms [N]."""
         N, T = values.shape
+        D, C, b, blocks = self._shape
         later = (first + FIRST_SLOPE).clamp(max=T - 1)  # [N, 1]
         slope = values.gather(1, later) / (later - first).clamp(min=1)  # [N, 1]
-        lags = (torch.arange(T, device=values.device) - first).clamp(min=0)  # [N, T]
-        errors = (values @ self._holt.errors.flatten(1)).view(N, -1, T)  # [N, C, T]
-        errors += (slope * self._holt.slope_errors[:, lags]).transpose(0, 1)
-        squares = torch.einsum("nct,nt->cn", errors.square_(), judged)  # [C, N]
-        last = lags[:, -1]  # [N]
-        level = (values @ self._holt.level).T + slope.T * self._holt.slope_level[:, last]  # [C, N]
-        trend = (values @ self._holt.trend).T + slope.T * self._holt.slope_trend[:, last]  # [C, N]
-        steps = torch.arange(1, self._horizon + 1, device=values.device)  # [H]
-        damped = (self._holt.damping**steps).cumsum(1)  # [C, H]
-        return weigh_constants(squares, judged.sum(1), level.unsqueeze(-1) + trend.unsqueeze(-1) * damped.unsqueeze(1))
+        paths = self._paths.index_select(1, first[:, 0])  # [D, N, T]
+        bent = torch.nn.functional.pad(values - slope * paths, (self._lead, 0)).transpose(1, 2).contiguous()  # [D, T, N]
+        states = (self._states @ bent).view(D, 2, C, 1, blocks, N)
+        parts = bent.view(D, blocks, b, N).transpose(1, 2).reshape(D, b, -1)  # [D, b, blocks * N]
+        errors = (self._within @ parts).view(D, C, b, blocks, N)
+        for number in (0, 1):
+            errors[..., 1:, :].addcmul_(states[:, number, ..., :-1, :], self._starts[number])
+        weight = torch.nn.functional.pad(judged, (self._lead, 0)).T.reshape(blocks, b, N).transpose(0, 1)  # [b, blocks, N]
+        squares = errors.square_().mul_(weight).view(D * C, b * blocks, N).sum(1)  # [D * C, N]
+        weights, rms = weigh_constants(squares, judged.sum(1))  # [D * C, N], [N]
+        level, trend = (weights.view(D, 1, C, N) * states[:, :, :, 0, -1]).sum(2).unbind(1)  # [D, N] each
+        share = weights.view(D, C, N).sum(1) * slope.T  # [D, N], of each damping in the path
+        level = level + share * paths[..., -1]  # [D, N]
+        trend = trend + share * self._fade.index_select(1, T - 1 - first[:, 0])  # [D, N]
+        return level.sum(0).unsqueeze(1) + trend.T @ self._ahead, rms
 
 
 @dataclass(frozen=True)
 class Smoothing:
-    """What a grid of C constants makes of a window of T steps that is zero up to its first observation, linear maps all."""
+    """What simple exponential smoothing with A constants makes of a window of T steps that is zero up to its first observation."""
 
-    alpha: Tensor  # [C, 1]
-    damping: Tensor  # [C, 1]
-    errors: Tensor  # [T, C, T], from values to one-step errors
-    level: Tensor  # [T, C], to the level at the end
-    trend: Tensor  # [T, C]
-    slope_errors: Tensor  # [C, T], from a slope of one at the first observation to the errors so many steps later
-    slope_level: Tensor  # [C, T]
-    slope_trend: Tensor  # [C, T]
+    alpha: Tensor  # [A, 1]
+    errors: Tensor  # [T, A, T], from values to one-step errors
+    level: Tensor  # [T, A], to the level at the end
 
     def cut(self, length: int, device: torch.device) -> "Smoothing":
         """For a shorter window: as if zeros stood before it."""
-        ends = (self.errors[-length:, :, -length:], self.level[-length:], self.trend[-length:])
-        starts = (part[:, :length] for part in (self.slope_errors, self.slope_level, self.slope_trend))
-        return Smoothing(*(part.contiguous().to(device) for part in (self.alpha, self.damping, *ends, *starts)))
+        parts = (self.alpha, self.errors[-length:, :, -length:], self.level[-length:])
+        return Smoothing(*(part.contiguous().to(device) for part in parts))
+
+    def fade(self, length: int) -> Tensor:
+        """What is left of a level after so many steps, [A, length]."""
+        return (1 - self.alpha) ** torch.arange(length, device=self.alpha.device)
 
 
 @cache
-def tabulate(constants: tuple[tuple[float, float, float], ...]) -> Smoothing:
-    """Holt's method with these (alpha, beta, damping), run on every unit vector and on a slope of one at once; the simple
-    one where beta is 0."""
-    alpha, beta, damping = torch.tensor(constants, dtype=torch.float64).T.unsqueeze(-1)  # [C, 1] each
-    T = SMOOTHED
-    units = torch.eye(T, T + 1, dtype=torch.float64)  # [T, T + 1], the last column is data of zeros
-    level = units[0].repeat(len(alpha), 1)  # [C, T + 1]
-    trend = torch.zeros_like(level)
-    trend[:, -1] = 1.0
-    errors, levels, trends = [torch.zeros_like(level)], [level], [trend]
-    for t in range(1, T):
-        expected = level + damping * trend
-        errors.append(units[t] - expected)
-        level = expected + alpha * errors[-1]
-        trend = damping * trend + alpha * beta * errors[-1]
-        levels.append(level)
-        trends.append(trend)
-    every = torch.stack(errors, -1)  # [C, T + 1, T]
-    slopes = (torch.stack([part[:, -1] for part in parts], 1) for parts in (errors, levels, trends))  # [C, T] each
-    parts = (alpha, damping, every[:, :-1].transpose(0, 1), level[:, :-1].T, trend[:, :-1].T, *slopes)
-    return Smoothing(*(part.float() for part in parts))
+def tabulate(alphas: tuple[float, ...]) -> Smoothing:
+    """Simple smoothing with these constants, run on every unit vector at once."""
+    alpha = torch.tensor(alphas, dtype=torch.float64).unsqueeze(-1)  # [A, 1]
+    units = torch.eye(SMOOTHED, dtype=torch.float64)  # [T, T]
+    level = units[0].repeat(len(alpha), 1)  # [A, T]
+    errors = [torch.zeros_like(level)]
+    for unit in units[1:]:
+        errors.append(unit - level)
+        level = level + alpha * errors[-1]
+    every = torch.stack(errors, -1).transpose(0, 1)  # [T, A, T]
+    return Smoothing(*(part.float().contiguous() for part in (alpha, every, level.T)))
+
+
+@cache
+def tabulate_holt(constants: tuple[tuple[float, float, float], ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """One-step errors, levels and trends [3, C, T] of damped Holt with these constants, each begun at zero with: a value of
+    one at its first step; a level of one before it; a trend of one before it."""
+    alpha, beta, damping = torch.tensor(constants, dtype=torch.float64).T  # [C] each
+    level, trend = torch.zeros(3, len(constants), dtype=torch.float64), torch.zeros(3, len(constants), dtype=torch.float64)
+    level[1], trend[2] = 1.0, 1.0
+    steps = []
+    for t in range(SMOOTHED):
+        value = torch.tensor([1.0 if t == 0 else 0.0, 0.0, 0.0], dtype=torch.float64).unsqueeze(1)  # [3, 1]
+        error = value - level - damping * trend  # [3, C]
+        level = level + damping * trend + alpha * error
+        trend = damping * trend + alpha * beta * error
+        steps.append((error, level, trend))
+    errors, levels, trends = (torch.stack(part, -1).float() for part in zip(*steps, strict=True))
+    return errors, levels, trends
+
+
+def slide(table: Tensor, length: int) -> Tensor:
+    """What a table [..., T] by steps since the first observation says of each step, by the place of that one: [..., T, length].
+    Whole rows are taken from it, which is many times faster than element by element."""
+    led = torch.cat([table[..., :1].expand(*table.shape[:-1], length - 1), table], -1)
+    return led.unfold(-1, length, 1).flip(-2).contiguous()
 
 
 def find_drift(fades: Tensor, intercept: Tensor, slope: Tensor, alpha: Tensor) -> Tensor:
     """What a line through the past adds to a smoothed level: fades [A, N, T] = (1 - alpha)^n, line [N, T] -> [A, N, T]."""
     alpha = alpha.unsqueeze(-1)  # [A, 1, 1]
-    steady = slope / alpha  # [A, N, T]
-    return fades * (intercept - (1 - alpha) * steady) + steady
+    transient = torch.addcmul(intercept, slope, 1 - 1 / alpha)  # [A, N, T], less what is steady and has faded
+    return torch.addcmul(slope / alpha, fades, transient)
 
 
 def run_regression(values: Tensor, begun: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,12 +292,12 @@ def run_regression(values: Tensor, begun: Tensor, count: Tensor) -> tuple[Tensor
     return total / n - (n + 1) / 2 * slope, slope
 
 
-def weigh_constants(squares: Tensor, count: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
-    """Forecasts [C, N, H] averaged by the normal likelihood of their constants, from sums of squared errors [C, N] over
-    `count` [N] steps -> [N, H], and the weighted rms [N]."""
+def weigh_constants(squares: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [..., C, N] of the constants by their normal likelihood, from sums of squared errors [..., C, N] over `count` [N]
+    steps, and the weighted rms [..., N]."""
     squares = squares.clamp(min=0)
-    weights = (-0.5 * count * (squares + 1e-6 * (count + 1)).log()).softmax(0)  # [C, N]
-    return torch.einsum("cn,cnh->nh", weights, ahead), ((weights * squares).sum(0) / count.clamp(min=1)).sqrt()
+    weights = (-0.5 * count * (squares + 1e-6 * (count + 1)).log()).softmax(-2)  # [..., C, N]
+    return weights, ((weights * squares).sum(-2) / count.clamp(min=1)).sqrt()
 
 
 def fade_season(window: Tensor, mask: Tensor, m: int) -> Tensor:

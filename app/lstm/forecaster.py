@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
@@ -11,8 +12,8 @@ import safetensors.torch
 import torch
 
 from app.errors import ArtifactCorrupt, ContextTooShort, HorizonTooLong, QuantileOutOfRange
+from app.lstm.architectures import AnyEnsemble, load_ensemble
 from app.lstm.config import MAX_CONTEXT_LENGTH, Config
-from app.lstm.ensemble import Ensemble
 from app.lstm.inputs import fit_length
 from app.lstm.windows import Floats, Ints
 
@@ -25,14 +26,13 @@ SLICE = 1024
 class Forecaster:
     """What was learned and the config that made it; immutable."""
 
-    def __init__(self, ensemble: Ensemble) -> None:
+    def __init__(self, ensemble: AnyEnsemble) -> None:
         self._ensemble = ensemble
         self.config: dict[str, Any] = ensemble.config.to_dict()
         self.horizon = ensemble.config.horizon
         self.quantile_levels = ensemble.config.quantile_levels
         self.context_length_max = min(MAX_CONTEXT_LENGTH, ensemble.reach)
 
-    @np.errstate(over="ignore", invalid="ignore")
     def predict(self, contexts: Floats, quantile_levels: tuple[float, ...] | None = None, horizon: int | None = None) -> Floats:
         """Contexts [B, L], padded in front with NaN, NaN = missing, cutoff in the last column -> [B, H, Q], finite and
         ordered along Q. Raises ContextTooShort for a row without values, HorizonTooLong, QuantileOutOfRange."""
@@ -43,7 +43,13 @@ class Forecaster:
                 trained=self.horizon,
                 asked=horizon,
             )
-        mixing = None if quantile_levels is None else self._interpolation(quantile_levels)  # [Q, Q']
+        levels = self.quantile_levels if quantile_levels is None else quantile_levels
+        choose_levels(self.quantile_levels, levels)
+        return self.select(self.predict_all(contexts), levels, horizon)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def predict_all(self, contexts: Floats) -> Floats:
+        """As `predict`, over the whole horizon and at the learned levels."""
         contexts = fit_length(np.asarray(contexts, dtype=np.float64), self.context_length_max)  # [B, L]
         empty = np.flatnonzero(~np.isfinite(contexts).any(1))
         if len(empty):
@@ -51,26 +57,14 @@ class Forecaster:
                 f"row {empty[0]} has no value among its last {self.context_length_max} observations", row=int(empty[0])
             )
         slices = [self._ensemble.predict(contexts[at : at + SLICE]) for at in range(0, len(contexts), SLICE)]
-        quantiles = np.concatenate(slices)[:, :horizon] if slices else np.empty((0, horizon, len(self.quantile_levels)))
-        return quantiles if mixing is None else interpolate(quantiles, *mixing)  # [B, H, Q']
+        return np.concatenate(slices) if slices else np.empty((0, self.horizon, len(self.quantile_levels)))
 
-    def _interpolation(self, asked: tuple[float, ...]) -> tuple[Ints, Floats]:
-        """For each level asked: the place below among the learned ones, and the share of the one above; both [Q']."""
-        learned = self.quantile_levels
-        outside = [level for level in asked if not learned[0] <= level <= learned[-1]]
-        if outside:
-            raise QuantileOutOfRange(
-                f"quantile level {outside[0]} lies outside the learned {learned[0]}..{learned[-1]}",
-                asked=list(asked),
-                learned=list(learned),
-            )
-        # Straight lines between normal deviates, not levels: exact for a normal distribution.
-        deviates = np.array([NormalDist().inv_cdf(level) for level in learned])  # [Q]
-        wanted = np.array([NormalDist().inv_cdf(level) for level in asked])  # [Q']
-        below: Ints = np.clip(np.searchsorted(deviates, wanted, side="right") - 1, 0, max(len(learned) - 2, 0))  # [Q']
-        above = np.minimum(below + 1, len(learned) - 1)  # [Q']
-        width = deviates[above] - deviates[below]  # [Q']
-        return below, np.clip((wanted - deviates[below]) / np.where(width > 0, width, 1), 0, 1)
+    def select(self, quantiles: Floats, quantile_levels: tuple[float, ...], horizon: int) -> Floats:
+        """The first steps of what `predict_all` gave, at these levels: [B, H', Q']. Raises QuantileOutOfRange."""
+        chosen = quantiles[:, :horizon]
+        if quantile_levels == self.quantile_levels:
+            return chosen
+        return interpolate(chosen, *choose_levels(self.quantile_levels, quantile_levels))
 
     def to_bytes(self) -> bytes:
         """safetensors; one metadata entry, so that the same model is always the same bytes."""
@@ -87,12 +81,31 @@ class Forecaster:
                 raise ArtifactCorrupt(f"the artifact has format {saved['format']}, and this code reads format {FORMAT}")
             tensors = safetensors.torch.load(data)
             config = Config.from_dict(saved["config"])
-            ensemble = Ensemble.from_tensors(config, tensors, torch.device(device))
+            ensemble = load_ensemble(config, tensors, torch.device(device))
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, safetensors.SafetensorError) as error:
             raise ArtifactCorrupt(f"the artifact cannot be read: {error}") from error
         if not all(math.isfinite(float(tensor.sum())) for tensor in tensors.values()):
             raise ArtifactCorrupt("the artifact holds weights that are not finite")
         return cls(ensemble)
+
+
+@lru_cache(maxsize=1024)
+def choose_levels(learned: tuple[float, ...], asked: tuple[float, ...]) -> tuple[Ints, Floats]:
+    """For each level asked: the place below among the learned ones, and the share of the one above; both [Q']."""
+    outside = [level for level in asked if not learned[0] <= level <= learned[-1]]
+    if outside:
+        raise QuantileOutOfRange(
+            f"quantile level {outside[0]} lies outside the learned {learned[0]}..{learned[-1]}",
+            asked=list(asked),
+            learned=list(learned),
+        )
+    # Straight lines between normal deviates, not levels: exact for a normal distribution.
+    deviates = np.array([NormalDist().inv_cdf(level) for level in learned])  # [Q]
+    wanted = np.array([NormalDist().inv_cdf(level) for level in asked])  # [Q']
+    below: Ints = np.clip(np.searchsorted(deviates, wanted, side="right") - 1, 0, max(len(learned) - 2, 0))  # [Q']
+    above = np.minimum(below + 1, len(learned) - 1)  # [Q']
+    width = deviates[above] - deviates[below]  # [Q']
+    return below, np.clip((wanted - deviates[below]) / np.where(width > 0, width, 1), 0, 1)
 
 
 def interpolate(quantiles: Floats, below: Ints, share: Floats) -> Floats:

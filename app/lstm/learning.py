@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from app.errors import NothingToLearn
-from app.lstm.choices import MORE_SHARE, choose, least_context
+from app.lstm.architectures import AnyEnsemble, assemble, build_network, prepare_windows
+from app.lstm.choices import MORE_SHARE, choose, least_seen
 from app.lstm.config import Config, Request, check
-from app.lstm.decision import Decision, Trial, decide
-from app.lstm.device import choose_device
-from app.lstm.ensemble import Ensemble
+from app.lstm.decision import Trial
+from app.lstm.device import Place, choose_device, relieve
 from app.lstm.evaluation import Backtest, BacktestForecasts, Predict, empty_metrics, evaluate, plan_backtest
 from app.lstm.forecaster import Forecaster
-from app.lstm.inputs import Preparation
-from app.lstm.network import Network
-from app.lstm.prior import load_prior
+from app.lstm.state import Journal, Offer, Saved, from_bytes
+from app.lstm.textbook import prepare_final_fit
 from app.lstm.trainer import StepReport, draw_block, train_network
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
 
@@ -54,7 +54,6 @@ class Learned:
     warnings: list[str]
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def learn(
     series: Series,
     request: Request,
@@ -62,56 +61,112 @@ def learn(
     on_progress: Callable[[Progress], None],
     clock: Callable[[], float],
     champion: Forecaster | None = None,
+    offer: Offer | None = None,
+    state: bytes | None = None,
 ) -> Learned:
     """Learn from every series with two values or more; `clock` gives seconds and only turns a time budget into steps.
 
-    The nets learn twice: first on what came before the held-out windows, where they are judged, then, going on from there,
-    a little more on everything. Raises InvalidRequest for what is not supported, NothingToLearn, TrainingDiverged.
+    A GPU without memory for it gets smaller batches, then the CPU does it. `offer` is given after each step what makes the bytes of
+    where the training stands; given such bytes of the same series and request as `state`, it goes on from there. (Of another device
+    or version they are passed over.) Raises what `learn_on` raises.
     """
     check(request)
     torch.set_num_threads(request.threads)
-    device = choose_device(request.device)
+    place, notes = Place(choose_device(request.device)), []
+    while True:
+        try:
+            learned = learn_on(place, series, request, on_progress, clock, champion, offer, state)
+        except torch.OutOfMemoryError:
+            if place.device.type == "cpu":
+                raise
+            place, note = relieve(place)
+            notes.append(note)
+            state = None  # it was of the larger batches
+            torch.cuda.empty_cache()
+        else:
+            return replace(learned, warnings=[*notes, *learned.warnings])
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def learn_on(
+    place: Place,
+    series: Series,
+    request: Request,
+    on_progress: Callable[[Progress], None],
+    clock: Callable[[], float],
+    champion: Forecaster | None,
+    offer: Offer | None,
+    state: bytes | None,
+) -> Learned:
+    """Choose, backtest, fit, there.
+
+    The nets learn twice: first on what came before the held-out windows, where they are judged, then, going on from there,
+    a little more on everything. With `backtest_only` they are judged and thrown away: the artifact is empty. Raises InvalidRequest for what is not supported, NothingToLearn, TrainingDiverged.
+    """
+    device = place.device
     usable = np.flatnonzero(series.count_values() >= 2)
     if not len(usable):
         raise NothingToLearn("no series has two values", series=len(series))
     kept = series.take(usable)
     backtest = plan_backtest(kept, request.horizon, request.n_windows, request.step_size)
-    inner = None if backtest is None else plan_inner(backtest.training, request.horizon)
+    inner = None if backtest is None else plan_inner(backtest.training, request.horizon, request.architecture == "plain")
     before = kept if backtest is None else backtest.training if inner is None else inner.training
-    config = choose(request, before, device.type)  # by what the backtest may see: the same nets go on to everything
-    if request.max_seconds is not None:
+    # By what the backtest may see: the same nets go on to everything.
+    config = choose(request, before, device.type, place.halvings)
+    saved = from_bytes(state) if state is not None else None
+    if saved is not None and saved.config.device == config.device:
+        config = saved.config
+    else:
+        saved = None
+    if request.max_seconds is not None and saved is None:
         config = fit_budget(before, config, request, device, clock)
+    final_config = prepare_final_fit(config, request, kept) if config.is_textbook else config
+    config = replace(config, more_steps=final_config.more_steps)
     warnings = describe(series, kept, config)
-    report = Reporter(on_progress, config, backtest is not None)
+    report = Reporter(on_progress, config, backtest is not None, saved, request.backtest_only)
+    journal = Journal(config, offer, saved, report.count_done)
 
     metrics, kept_forecasts, trial, nets = empty_metrics(), None, None, None
     if backtest is None:
+        if request.backtest_only:
+            raise NothingToLearn(
+                f"no series is long enough to hold out a horizon of {request.horizon}, by which trials are scored"
+            )
         warnings.append(f"No series is long enough to hold out a horizon of {request.horizon}: there was no backtest.")
     else:
-        ensemble = fit(before, config, device, report.begin("backtest"), held_out=inner)
+        ensemble = fit(before, config, device, report.begin("backtest"), held_out=inner, journal=journal.enter("backtest"))
         nets = ensemble.networks
         trial = None if inner is None else try_out(ensemble, inner)
-        forecaster = settle(ensemble, decide(trial, request.quantile_levels, config.net_weight))
+        forecaster = Forecaster(ensemble.settle(ensemble.decide(trial)))
         rival, complaint = judge(champion, config)
         warnings += complaint
         metrics, forecasts = evaluate(backtest, config, forecaster.predict, rival)
         kept_forecasts = replace(forecasts, series=usable[forecasts.series])
         if metrics["skill"] is not None and metrics["skill"] <= 0:
             warnings.append("The model is not better than seasonal naive in the backtest.")
+        if request.backtest_only:
+            report.end()
+            return Learned(b"", forecaster.config, metrics, None, warnings)
         held_out = try_out(ensemble, backtest)
         trial = held_out if trial is None else trial + held_out
-    decision = decide(trial, request.quantile_levels, config.net_weight)
+    learned = None if config.is_textbook else nets
+    final = fit(kept, final_config, device, report.begin("fit"), learned=learned, journal=journal.enter("fit"))
+    decision = final.decide(trial)
     if not decision.calibrated:
-        warnings.append("Too few held-out windows to calibrate the quantiles on: their widths are mostly the prior's.")
-    forecaster = settle(fit(kept, config, device, report.begin("fit"), learned=nets), decision)
+        widths = "as learned, or assume normal errors" if config.is_textbook else "mostly the prior's"
+        warnings.append(f"Too few held-out windows to calibrate the quantiles on: their widths are {widths}.")
+    forecaster = Forecaster(final.settle(decision))
     report.end()
     return Learned(forecaster.to_bytes(), forecaster.config, metrics, kept_forecasts, warnings)
 
 
-def plan_inner(series: Series, horizon: int) -> Backtest | None:
-    """Windows at the end of what a backtest may learn from, to decide on: more cutoffs where series are few."""
-    n_windows = int(np.clip(np.ceil(ENOUGH_WINDOWS / max(len(series), 1)), 1, MOST_INNER_CUTOFFS))
-    return plan_backtest(series, horizon, n_windows, max(1, horizon // 2))
+def plan_inner(series: Series, horizon: int, textbook: bool = False) -> Backtest | None:
+    """Windows at the end of what a backtest may learn from, to decide on: more cutoffs where series are few. A textbook, whose
+    quantiles come from nothing else, gets up to a fifth of the steps of a typical series."""
+    step_size = max(1, horizon // 2)
+    most = max(MOST_INNER_CUTOFFS, int(np.median(series.lengths)) // (5 * step_size)) if textbook else MOST_INNER_CUTOFFS
+    n_windows = int(np.clip(np.ceil(ENOUGH_WINDOWS / max(len(series), 1)), 1, most))
+    return plan_backtest(series, horizon, n_windows, step_size)
 
 
 def pick_tried(cutoffs: Cutoffs) -> Cutoffs:
@@ -121,7 +176,7 @@ def pick_tried(cutoffs: Cutoffs) -> Cutoffs:
     return cutoffs[np.linspace(0, len(cutoffs) - 1, MOST_TRIED).astype(np.int64)]
 
 
-def try_out(ensemble: Ensemble, backtest: Backtest) -> Trial:
+def try_out(ensemble: AnyEnsemble, backtest: Backtest) -> Trial:
     """What nets and prior say at the backtest's cutoffs, for deciding."""
     cutoffs = pick_tried(backtest.cutoffs)
     contexts = gather_contexts(backtest.series, cutoffs, ensemble.reach)  # [W, R]
@@ -135,27 +190,38 @@ def fit(
     on_step: Callable[[StepReport], None],
     *,
     held_out: Backtest | None = None,
-    learned: list[Network] | None = None,
-) -> Ensemble:
-    """Every net of the ensemble, one after the other, on all of `series`: new ones, or `learned` ones that go on."""
-    windows = TrainingWindows(series, config.horizon, least_context(config.season_lengths, config.context_length))
-    prior = load_prior()
-    prepare = Preparation(config, prior, device)
+    learned: list[nn.Module] | None = None,
+    journal: Journal | None = None,
+) -> AnyEnsemble:
+    """Every net of the ensemble, one after the other, on all of `series`: new ones, or `learned` ones that go on.
+
+    Nets that the `journal` knows to be done are not learned again, and the one that was at work goes on.
+    """
+    windows = TrainingWindows(series, config.horizon, least_seen(config))
+    prepare = prepare_windows(config, device)
     block = None if held_out is None else draw_block(held_out.series, pick_tried(held_out.cutoffs), prepare)
-    networks = [
-        train_network(
-            windows, prepare, config, number, on_step, held_out=block, learned=None if learned is None else learned[number]
-        )
-        for number in range(config.nets)
-    ]
-    return Ensemble(config, prior, networks, device)
-
-
-def settle(ensemble: Ensemble, decision: Decision) -> Forecaster:
-    """The nets with what was decided about them."""
-    reasons = {**ensemble.config.reasons, "net_weight": decision.reason}
-    config = replace(ensemble.config, net_weight=decision.weight, stretches=decision.stretches, reasons=reasons)
-    return Forecaster(Ensemble(config, ensemble.prior, ensemble.networks, ensemble.device))
+    networks: list[nn.Module] = []
+    for number in range(config.nets):
+        done = None if journal is None else journal.find(number)
+        if done is not None:
+            network = build_network(prepare).to(device)
+            network.load_state_dict(done)
+        else:
+            network = train_network(
+                windows,
+                prepare,
+                config,
+                number,
+                on_step,
+                held_out=block,
+                learned=None if learned is None else learned[number],
+                saved=None if journal is None else journal.take_up(number),
+                watch=None if journal is None else journal.watch(number),
+            )
+            if journal is not None:
+                journal.finish(number, network)
+        networks.append(network)
+    return assemble(config, networks, device)
 
 
 def fit_budget(series: Series, config: Config, request: Request, device: torch.device, clock: Callable[[], float]) -> Config:
@@ -165,15 +231,16 @@ def fit_budget(series: Series, config: Config, request: Request, device: torch.d
     probe = replace(config, steps=UNTIMED_STEPS + TIMED_STEPS, nets=1)
     fit(series, probe, device, lambda _: marks.append(clock()))
     seconds_per_step = max((marks[-1] - marks[UNTIMED_STEPS - 1]) / (len(marks) - UNTIMED_STEPS), 1e-6)
-    held = max(1, int((request.max_seconds or 0.0) / seconds_per_step / (1 + MORE_SHARE)))
-    if request.max_steps is not None or request.max_epochs is not None:
+    share = 1.0 if config.is_textbook else MORE_SHARE
+    held = max(1, int((request.max_seconds or 0.0) / seconds_per_step / (1 + share)))
+    if request.max_steps is not None or request.max_epochs is not None or config.is_textbook:
         nets, steps = config.nets, min(max(1, held // config.nets), config.steps)
     else:
         nets = int(np.clip(held // config.steps, 1, MOST_NETS))
         steps = max(1, min(held // nets, MOST_TIMES * config.steps))
     reason = f"{request.max_seconds} s at the speed of the first steps"
     reasons = {**config.reasons, "steps": reason, "nets": reason}
-    return replace(config, steps=steps, more_steps=round(MORE_SHARE * steps), nets=nets, reasons=reasons)
+    return replace(config, steps=steps, more_steps=round(share * steps), nets=nets, reasons=reasons)
 
 
 def judge(champion: Forecaster | None, config: Config) -> tuple[tuple[Predict, tuple[float, ...]] | None, list[str]]:
@@ -192,7 +259,8 @@ def describe(series: Series, kept: Series, config: Config) -> list[str]:
     warnings = []
     if len(kept) < len(series):
         warnings.append(f"{len(series) - len(kept)} series with fewer than two values were left out.")
-    constant = sum(float(np.nanmin(kept[i])) == float(np.nanmax(kept[i])) for i in range(len(kept)))
+    starts = kept.offsets[:-1]  # [S], and no series is empty
+    constant = int(np.sum(np.fmin.reduceat(kept.values, starts) == np.fmax.reduceat(kept.values, starts)))
     if constant:
         warnings.append(f"{constant} of {len(kept)} series {'is' if constant == 1 else 'are'} constant.")
     short = int((kept.lengths < config.context_length).sum())
@@ -202,23 +270,36 @@ def describe(series: Series, kept: Series, config: Config) -> list[str]:
     return warnings
 
 
+def finite(number: float) -> float | None:
+    return number if np.isfinite(number) else None
+
+
 class Reporter:
     """Turns the steps of all nets into progress over the whole, about a hundred times."""
 
-    def __init__(self, on_progress: Callable[[Progress], None], config: Config, twice: bool) -> None:
+    def __init__(
+        self, on_progress: Callable[[Progress], None], config: Config, twice: bool, saved: Saved | None, once: bool = False
+    ) -> None:
         self._on_progress = on_progress
-        first, more = config.steps * config.nets, config.more_steps * config.nets
+        first, more = config.steps * config.nets, 0 if once else config.more_steps * config.nets
         self._ends = {"backtest": first, "fit": first + more} if twice else {"fit": first}
-        self._steps = self._ends["fit"]
+        self._steps = max(self._ends.values())
         self._every = max(1, -(-self._steps // REPORTS))
-        self._done = 0
-        self._last = Progress("backtest" if twice else "fit", 0.0, 0, self._steps)
+        self._saved = saved
+        self._done = 0 if saved is None else saved.done
+        phase = "backtest" if twice else "fit"
+        self._last = Progress(phase if saved is None else saved.phase, self._done / self._steps, self._done, self._steps)
         on_progress(self._last)
+
+    def count_done(self) -> int:
+        return self._done
 
     def begin(self, phase: str) -> Callable[[StepReport], None]:
         """The listener of one phase. A net that stops early leaves a gap, which `end` closes."""
         start, end = self._done, self._ends[phase]
         nets = 0
+        if self._saved is not None and self._saved.phase == phase:  # the net that was at work goes on
+            start, nets = self._saved.done - self._saved.loop.step, 1
 
         def on_step(report: StepReport) -> None:
             nonlocal start, nets
@@ -235,7 +316,7 @@ class Reporter:
                     loss=report.loss,
                     validation_loss=report.validation_loss,
                     learning_rate=report.learning_rate,
-                    gradient_norm=report.gradient_norm,
+                    gradient_norm=finite(report.gradient_norm),
                 )
                 self._on_progress(self._last)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from app.lstm.config import Config
-from app.lstm.inputs import Inputs
+from app.lstm.inputs import Inputs, blend
 
 WIDEST = 3.0
 """The logarithm of how much a gap between quantiles may be stretched or shrunk."""
@@ -64,7 +64,7 @@ class Network(nn.Module):
 
 def answer_of_prior(inputs: Inputs, middle: int) -> Tensor:
     """The prior's own quantiles [B, H, Q], ordered along Q."""
-    median = (inputs.logits.softmax(-1) * inputs.bases).sum(-1) + inputs.shift  # [B, H]
+    median = blend(inputs.logits, inputs.bases) + inputs.shift  # [B, H]
     return spread_quantiles(median, inputs.gaps, middle)
 
 

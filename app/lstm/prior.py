@@ -4,6 +4,7 @@ A small network over descriptions of a window that do not depend on season, hori
 serve every request. Every training starts from its answer. `benchmarks/train_prior.py` makes the weights.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from statistics import NormalDist
@@ -40,13 +41,34 @@ class Prior(nn.Module):
             self.layers[-1].weight.mul_(0.1)  # type: ignore[operator]
             self.layers[-1].bias.zero_()  # type: ignore[operator]
 
-    def forward(self, facts: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """facts [B, H, F], slots [K] of those that exist -> logits [B, H, K], shift [B, H], gaps [B, H, Q - 1] > 0."""
-        out = self.layers(facts)  # [B, H, slots + Q]
+    def forward(self, facts: "Facts", slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Slots [K] of those that exist -> logits [B, H, K], shift [B, H], gaps [B, H, Q - 1] > 0."""
+        weight, bias = self.layers[0].get_parameter("weight"), self.layers[0].get_parameter("bias")
+        # The first layer in parts: most facts are of the window and the same at all its steps.
+        shared, spread, ahead = torch.split(weight, [WINDOW_FACTS + 3 * len(SLOTS), len(SLOTS), STEP_FACTS], 1)
+        hidden = facts.spread @ spread[:, slots].T  # [B, H, hidden]
+        hidden = hidden + nn.functional.linear(facts.window, shared, bias).unsqueeze(1) + facts.ahead @ ahead.T
+        out = self.layers[1:](hidden)  # [B, H, slots + Q]
         logits = out[..., slots]  # [B, H, K]
         rest = out[..., len(SLOTS) :]  # [B, H, Q]
         gaps = nn.functional.softplus(torch.cat([rest[..., : self.middle], rest[..., self.middle + 1 :]], -1))
         return logits, rest[..., self.middle], gaps
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the prior decides by: of each window [B, WINDOW_FACTS + 3 * slots], where each base lies among all [B, H, K], and
+    of each step ahead [H, STEP_FACTS]."""
+
+    window: Tensor
+    spread: Tensor
+    ahead: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "Facts":
+        return Facts(self.window[rows], self.spread[rows], self.ahead)
+
+    def __len__(self) -> int:
+        return len(self.window)
 
 
 def regroup_gaps(gaps: Tensor, levels: tuple[float, ...]) -> Tensor:
@@ -54,16 +76,20 @@ def regroup_gaps(gaps: Tensor, levels: tuple[float, ...]) -> Tensor:
 
     Quantiles lie on straight lines over the normal deviate of their level, the outermost lines going on.
     """
+    return gaps @ share_gaps(levels).to(gaps)
+
+
+@cache
+def share_gaps(levels: tuple[float, ...]) -> Tensor:
+    """How much of each of the prior's gaps lies between two neighbours of these levels, [Q - 1, Q' - 1]."""
     deviates = torch.tensor([NormalDist().inv_cdf(level) for level in LEVELS])  # [Q]
     wanted = torch.tensor([NormalDist().inv_cdf(level) for level in levels])  # [Q']
     rise = deviates.diff()  # [Q - 1]
-    # How much of each of the prior's gaps lies between two neighbours wanted; the outermost reach to infinity.
-    starts, ends = deviates[:-1].clone(), deviates[1:].clone()  # [Q - 1], [Q - 1]
+    starts, ends = deviates[:-1].clone(), deviates[1:].clone()  # [Q - 1], [Q - 1], the outermost reach to infinity
     starts[0], ends[-1] = -torch.inf, torch.inf
     low = torch.maximum(wanted[:-1, None], starts)  # [Q' - 1, Q - 1]
     high = torch.minimum(wanted[1:, None], ends)  # [Q' - 1, Q - 1]
-    shares = ((high - low).clamp(min=0) / rise).to(gaps)  # [Q' - 1, Q - 1]
-    return gaps @ shares.T
+    return ((high - low).clamp(min=0) / rise).T.contiguous()
 
 
 def slot_numbers(base_names: tuple[str, ...]) -> Tensor:
@@ -73,23 +99,19 @@ def slot_numbers(base_names: tuple[str, ...]) -> Tensor:
 
 def describe_windows(
     bases: Tensor, past_errors: Tensor, fit_errors: Tensor, general: Tensor, unit: Tensor, slots: Tensor, season_length: int
-) -> Tensor:
-    """Facts [B, H, F] for the prior.
-
-    bases [B, H, K]; past_errors [B, K], what each base would have got wrong a horizon ago, NaN where unknown;
+) -> Facts:
+    """bases [B, H, K]; past_errors [B, K], what each base would have got wrong a horizon ago, NaN where unknown;
     fit_errors [B, K] of one step, NaN where a base has none; general [B, WINDOW_FACTS]; unit [B, 1] of the noise.
     """
     B, H = bases.shape[:2]
     spread = torch.asinh((bases - bases.median(-1, keepdim=True).values) / unit.unsqueeze(-1))  # [B, H, K]
-    blank = bases.new_zeros(B, 4 * len(SLOTS))
+    blank = bases.new_zeros(B, 3 * len(SLOTS))
     blank[:, slots] = relative_logs(past_errors, unit)
     blank[:, len(SLOTS) + slots] = relative_logs(fit_errors, unit)
     blank[:, 2 * len(SLOTS) + slots] = 1.0
-    facts = torch.cat([general, blank], -1).unsqueeze(1).repeat(1, H, 1)  # [B, H, F - STEP_FACTS]
-    facts[:, :, WINDOW_FACTS + 3 * len(SLOTS) + slots] = spread
     steps = torch.arange(1, H + 1, device=bases.device, dtype=bases.dtype)  # [H]
     ahead = torch.stack([steps.log() / 3, (steps / season_length).log1p(), 1 / steps], -1)  # [H, STEP_FACTS]
-    return torch.cat([facts, ahead.expand(B, H, STEP_FACTS)], -1)
+    return Facts(torch.cat([general, blank], -1), spread, ahead)
 
 
 def relative_logs(errors: Tensor, unit: Tensor) -> Tensor:

@@ -3,17 +3,20 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from app.errors import TrainingDiverged
+from app.lstm.architectures import AnyPreparation, build_network
 from app.lstm.config import Config
-from app.lstm.inputs import Inputs, Preparation
-from app.lstm.losses import pinball
-from app.lstm.network import Network
-from app.lstm.optimizer import AdamW
+from app.lstm.device import lower_precision
+from app.lstm.inputs import Inputs
+from app.lstm.losses import Loss, make_loss
+from app.lstm.optimizer import Optimizer, clip_gradient, measure_gradient
+from app.lstm.state import LoopState
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
 
 BLOCK = 2048
@@ -29,102 +32,136 @@ AVERAGING = 0.995
 FURTHEST_TARGET = 20.0
 """In spreads of the window: one wild observation must not own a batch."""
 
-
-CHECKS = 4
-"""How often the averaged weights are scored on held-out windows; the best of them stay."""
+CHECKS, TEXTBOOK_CHECKS = 4, 20
+"""How often the averaged weights are scored on held-out windows; the best of them stay. A textbook's are only looked at."""
+SMOOTHING = 10
+"""Steps over which the loss is averaged before it is compared with its target; a textbook's over an epoch."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What happened in one step; `step` counts from 1 in each network."""
+    """What happened in one step; `step` counts from 1 in each network. The gradient's norm is known until the next one begins."""
 
     step: int
     loss: float
     learning_rate: float
-    gradient_norm: float
+    measure_norm: Callable[[], float]
     validation_loss: float | None = None
 
+    @property
+    def gradient_norm(self) -> float:
+        return self.measure_norm()
 
-Block = tuple[Inputs, Tensor, Tensor]
+
+Watch = Callable[[Callable[[], LoopState]], None]
+Block = tuple[Inputs | Tensor, Tensor, Tensor]
 """Inputs of B windows, their targets [B, H] in the windows' units, and where these were observed [B, H], 0 or 1."""
 
 
 def train_network(
     windows: TrainingWindows,
-    prepare: Preparation,
+    prepare: AnyPreparation,
     config: Config,
     number: int,
     on_step: Callable[[StepReport], None],
     *,
     held_out: Block | None = None,
-    learned: Network | None = None,
-) -> Network:
+    learned: nn.Module | None = None,
+    saved: LoopState | None = None,
+    watch: Watch | None = None,
+) -> nn.Module:
     """One net of the ensemble, by its `number`: a new one, or what `learned` becomes when it goes on for `more_steps`.
 
-    With `held_out` the best of its averaged weights stay, else the last. Raises TrainingDiverged when the loss is no longer
+    With `held_out` the best of its averaged weights stay, else the last; of a textbook's always the last. With `saved` it goes on
+    from there; `watch` is told after each step but the last how to capture where it stands. Raises TrainingDiverged when the loss is no longer
     finite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed * 1009 + number)
         rng = np.random.default_rng([config.seed, number, learned is not None])
-        network = Network(config, prepare.feature_count, prepare.base_count).to(prepare.device)
+        network = build_network(prepare).to(prepare.device)
         steps, peak = config.steps, config.learning_rate
         if learned is not None:
             network.load_state_dict(learned.state_dict())
             steps, peak = config.more_steps, config.learning_rate * MORE_RATE
         if steps:
-            _train(network.train(), draw_batches(windows, prepare, config, rng), config, steps, peak, held_out, on_step)
+            draw = draw_epochs if config.is_textbook else draw_batches
+            batches = draw(windows, prepare, config, rng, skip=0 if saved is None else saved.step)
+            _train(network.train(), batches, config, steps, peak, held_out, on_step, saved, watch)
         return network.eval()
 
 
 def _train(
-    network: Network,
+    network: nn.Module,
     batches: Iterator[Block],
     config: Config,
     steps: int,
     peak: float,
     held_out: Block | None,
     on_step: Callable[[StepReport], None],
+    saved: LoopState | None,
+    watch: Watch | None,
 ) -> None:
-    levels = torch.tensor(config.quantile_levels, device=next(network.parameters()).device)  # [Q]
-    optimizer = AdamW(network.parameters(), config.weight_decay)
-    averaged = {name: value.detach().clone() for name, value in network.named_parameters()}
-    best, least, smooth = averaged, math.inf, math.inf
-    for step, (inputs, target, observed) in enumerate(batches, start=1):
-        rate = peak * schedule(step, steps)
-        loss = pinball(network(inputs), target, observed, levels)
+    device = next(network.parameters()).device
+    measure = make_loss(config.loss, config.quantile_levels, device)
+    parameters = list(network.parameters())
+    optimizer = Optimizer(parameters, config.optimizer, config.weight_decay)
+    textbook = config.is_textbook
+    averaged = {name: value.detach() if textbook else value.detach().clone() for name, value in network.named_parameters()}
+    best, least, smooth, begun = averaged, math.inf, 0.0, 0
+    if saved is not None:
+        best, least, smooth, begun = saved.restore(network, averaged, optimizer), saved.least, saved.smooth, saved.step
+    every = max(1, steps // (TEXTBOOK_CHECKS if textbook else CHECKS))
+    for step, (inputs, target, observed) in enumerate(batches, start=begun + 1):
+        rate = peak if textbook else peak * schedule(step, steps)
+        with lower_precision(config.precision, device):
+            output = network(inputs)
+        loss = measure(output.float(), target, observed)
         if config.l1:
             loss = loss + config.l1 * torch.stack([weights.abs().sum() for weights in network.parameters()]).sum()
         optimizer.clear()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
+        measure_norm = partial(measure_gradient, parameters)  # which costs something, and is looked at now and then
+        if config.gradient_clip is not None:
+            measure_norm = partial(float, clip_gradient(parameters, config.gradient_clip))
         optimizer.step(rate)
-        with torch.no_grad():
-            keep = min(AVERAGING, step / (step + 10))
-            torch._foreach_lerp_(list(averaged.values()), [p.detach() for p in network.parameters()], 1 - keep)
+        if not textbook:
+            with torch.no_grad():
+                keep = min(AVERAGING, step / (step + 10))
+                torch._foreach_lerp_(list(averaged.values()), [p.detach() for p in parameters], 1 - keep)
         value, score = float(loss.detach()), None
-        if not math.isfinite(value):
-            raise TrainingDiverged(f"the loss was {value} at step {step} of {steps}; lower the learning rate")
-        smooth = value if step == 1 else 0.9 * smooth + 0.1 * value
+        smooth += (value - smooth) / min(step, config.epoch_steps if textbook else SMOOTHING)
         ended = step == steps or (config.target_loss is not None and smooth <= config.target_loss)
-        if held_out is not None and (ended or step % max(1, steps // CHECKS) == 0):
-            score = score_held_out(network, averaged, held_out, levels)
-            if score < least:
+        if held_out is not None and (ended or step % every == 0):
+            score = score_held_out(network, averaged, held_out, measure)
+            if score < least and not textbook:
                 least, best = score, {name: one.clone() for name, one in averaged.items()}
-        on_step(StepReport(step, value, rate, float(norm), score))
+        if not (math.isfinite(value) and math.isfinite(score or 0.0)):
+            raise diverged(step, steps, loss=value, validation_loss=score)
+        on_step(StepReport(step, value, rate, measure_norm, score))
         if ended:
             break
+        if watch is not None:
+            watch(partial(LoopState.of, step, least, smooth, network, averaged, {} if best is averaged else best, optimizer))
     network.load_state_dict(averaged if held_out is None else best)
+    if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
+        raise diverged(steps, steps, weights=math.inf)
+
+
+def diverged(step: int, steps: int, **found: float | None) -> TrainingDiverged:
+    """Names what was no finite number."""
+    what = ", ".join(f"{name} {number}" for name, number in found.items() if number is not None and not math.isfinite(number))
+    return TrainingDiverged(f"not a finite number at step {step} of {steps}: {what}; lower the learning rate", step=step)
 
 
 @torch.no_grad()
-def score_held_out(network: Network, weights: dict[str, Tensor], held_out: Block, levels: Tensor) -> float:
+def score_held_out(network: nn.Module, weights: dict[str, Tensor], held_out: Block, measure: Loss) -> float:
     """The loss on windows that nothing is learned from, with these weights in place of the network's own."""
     inputs, target, observed = held_out
     network.eval()
-    quantiles: Tensor = torch.func.functional_call(network, weights, (inputs,))  # [B, H, Q]
+    output: Tensor = torch.func.functional_call(network, weights, (inputs,))  # [B, H, O]
     network.train()
-    return float(pinball(quantiles, target, observed, levels))
+    return float(measure(output, target, observed))
 
 
 def schedule(step: int, steps: int) -> float:
@@ -135,29 +172,62 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, steps - warm + 1))
 
 
-def draw_batches(windows: TrainingWindows, prepare: Preparation, config: Config, rng: np.random.Generator) -> Iterator[Block]:
-    """Endless batches of (inputs, target [B, H], observed [B, H]); few windows are all prepared once, many in blocks."""
+def draw_batches(
+    windows: TrainingWindows, prepare: AnyPreparation, config: Config, rng: np.random.Generator, *, skip: int = 0
+) -> Iterator[Block]:
+    """Endless batches of (inputs, target [B, H], observed [B, H]); few windows are all prepared once, many in blocks.
+
+    The first `skip` batches are gone through, for the sake of those behind them, and not prepared.
+    """
     small = len(windows) <= BLOCK
     block = None
     while True:
-        if block is None or not small:
-            numbers = np.arange(len(windows)) if small else rng.integers(len(windows), size=BLOCK)
-            block = draw_block(windows.series, windows.cutoffs(numbers), prepare)
-        inputs, target, observed = block
-        for _ in range(PASSES):
-            order = torch.from_numpy(rng.permutation(len(target))).to(prepare.device)
+        numbers = np.arange(len(windows)) if small else rng.integers(len(windows), size=BLOCK)
+        block = block if small else None
+        for _ in range(1 if config.bases == "linear" else PASSES):
+            order = torch.from_numpy(rng.permutation(len(numbers))).to(prepare.device)
             for rows in torch.split(order, config.batch_size):
+                if skip:
+                    skip -= 1
+                    continue
+                block = draw_block(windows.series, windows.cutoffs(numbers), prepare) if block is None else block
+                inputs, target, observed = block
                 yield inputs[rows], target[rows], observed[rows]
 
 
-def draw_block(series: Series, cutoffs: Cutoffs, prepare: Preparation) -> Block:
+def draw_epochs(
+    windows: TrainingWindows, prepare: AnyPreparation, config: Config, rng: np.random.Generator, *, skip: int = 0
+) -> Iterator[Block]:
+    """Endless epochs: every window once in each, in an order drawn anew, the last batch of each being what is left; the first
+    `skip` batches are gone through and not prepared."""
+    size = max(1, BLOCK // config.batch_size) * config.batch_size
+    small = len(windows) <= size
+    block = draw_block(windows.series, windows.cutoffs(np.arange(len(windows))), prepare) if small else None
+    while True:
+        order = rng.permutation(len(windows))
+        for numbers in np.split(order, range(size, len(order), size)):
+            batches = range(0, len(numbers), config.batch_size)
+            passed, skip = min(skip, len(batches)), max(0, skip - len(batches))
+            if passed == len(batches):
+                continue
+            if block is None:
+                inputs, target, observed = draw_block(windows.series, windows.cutoffs(numbers), prepare)
+            else:
+                rows = torch.from_numpy(numbers).to(prepare.device)
+                inputs, target, observed = block[0][rows], block[1][rows], block[2][rows]
+            for at in batches[passed:]:
+                batch = slice(at, at + config.batch_size)
+                yield inputs[batch], target[batch], observed[batch]
+
+
+def draw_block(series: Series, cutoffs: Cutoffs, prepare: AnyPreparation) -> Block:
     """The windows at these cutoffs, ready. Prepared in small parts: what is worked on stays near the processor."""
     parts = [_draw_block(series, cutoffs[at : at + PREPARED], prepare) for at in range(0, len(cutoffs), PREPARED)]
     inputs, targets, observed = zip(*parts, strict=True)
-    return Inputs.join(inputs), torch.cat(targets), torch.cat(observed)
+    return prepare.join(inputs), torch.cat(targets), torch.cat(observed)
 
 
-def _draw_block(series: Series, cutoffs: Cutoffs, prepare: Preparation) -> Block:
+def _draw_block(series: Series, cutoffs: Cutoffs, prepare: AnyPreparation) -> Block:
     contexts = gather_contexts(series, cutoffs, prepare.reach)  # [B, R]
     inputs, scaling = prepare(contexts)
     targets = scaling.apply(gather_targets(series, cutoffs, prepare.config.horizon))  # [B, H]

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy.orm import Session
 
 from app.calendar import Grid
-from app.dependencies import ModelName, PageNeeded, ReadCaller, ReadSession, TrainCaller, WriteSession
+from app.dependencies import AuditNeeded, ModelName, PageNeeded, ReadCaller, ReadSession, TrainCaller, WriteSession
 from app.registry import service
 from app.registry.schemas import (
     AliasInput,
@@ -41,9 +41,10 @@ def get_model(session: ReadSession, caller: ReadCaller, model: ModelName) -> Mod
 
 
 @router.delete("/{model}", status_code=204)
-def delete_model(session: WriteSession, caller: TrainCaller, model: ModelName) -> None:
+def delete_model(session: WriteSession, caller: TrainCaller, audit: AuditNeeded, model: ModelName) -> None:
     """With its versions and trainings; a training under way stops."""
     service.delete_model(session, service.get_model(session, caller.workspace_id, model))
+    audit.note(session, caller, "delete model", model)
     session.commit()
 
 
@@ -63,10 +64,13 @@ def get_version(session: ReadSession, caller: ReadCaller, model: ModelName, vers
 
 
 @router.delete("/{model}/versions/{version}", status_code=204)
-def delete_version(session: WriteSession, caller: TrainCaller, model: ModelName, version: VersionNumber) -> None:
+def delete_version(
+    session: WriteSession, caller: TrainCaller, audit: AuditNeeded, model: ModelName, version: VersionNumber
+) -> None:
     """409 while an alias points at it."""
     found = service.get_model(session, caller.workspace_id, model)
     service.delete_version(session, found, service.get_version(session, found, version))
+    audit.note(session, caller, "delete version", model, str(version))
     session.commit()
 
 
@@ -127,10 +131,13 @@ def get_backtest(
 
 
 @router.put("/{model}/aliases/{alias}")
-def set_alias(session: WriteSession, caller: TrainCaller, model: ModelName, alias: AliasName, body: AliasInput) -> AliasOutput:
+def set_alias(
+    session: WriteSession, caller: TrainCaller, audit: AuditNeeded, model: ModelName, alias: AliasName, body: AliasInput
+) -> AliasOutput:
     """Promotes or rolls back: the very next forecast is of that version."""
     found = service.get_model(session, caller.workspace_id, model)
     service.set_alias(session, found, alias, service.get_version(session, found, body.version))
+    audit.note(session, caller, "move alias", model, alias, str(body.version))
     session.commit()
     return AliasOutput(model=model, alias=alias, version=body.version)
 

@@ -249,6 +249,9 @@ def _lock(session: Session, model: Model) -> None:
 
 
 def _keep_windows(session: Session, version: Version, windows: Sequence[KeptWindow]) -> None:
+    """Of series that are still there: one may have been erased while the training learned from it."""
+    ids = {window.series_id for window in windows}
+    there = set(session.scalars(sa.select(Series.id).where(Series.id.in_(ids)).with_for_update(read=True, key_share=True)))
     rows = [
         {
             "workspace_id": version.workspace_id,
@@ -258,6 +261,7 @@ def _keep_windows(session: Session, version: Version, windows: Sequence[KeptWind
             "data": np.column_stack([window.actual, window.quantiles]).astype("<f4").tobytes(),
         }
         for window in windows
+        if window.series_id in there
     ]
     if rows:
         session.execute(sa.insert(BacktestWindow), rows)

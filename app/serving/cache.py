@@ -1,61 +1,69 @@
-"""Loaded forecasters, by version id: immutable, so never stale; the least recently used go when memory is needed."""
+"""What an API process keeps so as not to make it again; the least recently used goes when memory is needed."""
 
+import time
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-import numpy as np
-
-from app.telemetry import CACHE_BYTES, CACHE_HITS, CACHE_MISSES, FORECAST_SECONDS, FORECAST_SERIES
+from app.telemetry import CACHE_BYTES, CACHE_HITS, CACHE_MISSES
 
 if TYPE_CHECKING:
     from app.lstm import Forecaster
 
 LOADED_OVER_STORED = 3
-"""A loaded forecaster takes about this many times its artifact's bytes: the artifact, its tensors, their modules."""
+"""A loaded forecaster takes about this many times its artifact's bytes: its tensors, their copies side by side, their modules."""
+USED_SECONDS = 600.0
+"""How long after its last forecast a model's next version is still loaded before anybody asks for it."""
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
-class Forecasters:
-    """One per process. Loading and predicting run on one thread of their own, so that torch and the routes' threads do not meet."""
+class Kept(Generic[K, V]):
+    """Values by key, of at most so many bytes together. For one thread."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._loaded: OrderedDict[int, tuple[Forecaster, int]] = OrderedDict()
-        self._bytes = 0
+        self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self.bytes = 0
+
+    def find(self, key: K) -> V | None:
+        found = self._kept.get(key)
+        if found is None:
+            return None
+        self._kept.move_to_end(key)
+        return found[0]
+
+    def put(self, key: K, value: V, size: int) -> None:
+        """In the place of what the key had. A value that is larger than all of the memory is not kept."""
+        self.drop(key)
+        if size > self._max_bytes:
+            return
+        while self._kept and self.bytes + size > self._max_bytes:
+            self.drop(next(iter(self._kept)))
+        self._kept[key] = value, size
+        self.bytes += size
+
+    def drop(self, key: K) -> None:
+        if key in self._kept:
+            self.bytes -= self._kept.pop(key)[1]
+
+
+class Forecasters:
+    """Loaded forecasters by version id: immutable, so never stale. For the one thread that predicts: torch and the routes' threads
+    do not meet."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._loaded: Kept[int, Forecaster] = Kept(max_bytes)
+        self._used: OrderedDict[int, float] = OrderedDict()
         CACHE_BYTES.set(0)  # the process before this one may have left its own
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
 
-    def predict(
-        self,
-        version_id: int,
-        load: Callable[[], bytes],
-        contexts: np.ndarray,
-        *,
-        horizon: int,
-        quantile_levels: tuple[float, ...],
-    ) -> np.ndarray:
-        """contexts float64 [B, L] -> quantiles float64 [B, H, Q]; `load` reads the artifact if the version is not here.
-
-        Raises what Forecaster.predict raises, and ArtifactCorrupt.
-        """
-
-        def run() -> np.ndarray:
-            forecaster = self._get(version_id, load)
-            return forecaster.predict(contexts, quantile_levels, horizon)
-
-        FORECAST_SERIES.observe(len(contexts))
-        with FORECAST_SECONDS.time():
-            return self._thread.submit(run).result()
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def _get(self, version_id: int, load: Callable[[], bytes]) -> "Forecaster":
-        if version_id in self._loaded:
+    def get(self, version_id: int, load: Callable[[], bytes]) -> "Forecaster":
+        """`load` reads the artifact if the version is not here. Raises ArtifactCorrupt."""
+        found = self._loaded.find(version_id)
+        if found is not None:
             CACHE_HITS.inc()
-            self._loaded.move_to_end(version_id)
-            return self._loaded[version_id][0]
+            return found
         CACHE_MISSES.inc()
         # Here, not above: a process that has not forecast anything yet stays without torch.
         from app.lstm import Forecaster
@@ -63,11 +71,22 @@ class Forecasters:
 
         use_threads(1)
         artifact = load()
-        forecaster, size = Forecaster.from_bytes(artifact), len(artifact) * LOADED_OVER_STORED
-        while self._loaded and self._bytes + size > self._max_bytes:
-            _, (_, freed) = self._loaded.popitem(last=False)
-            self._bytes -= freed
-        self._loaded[version_id] = forecaster, size
-        self._bytes += size
-        CACHE_BYTES.set(self._bytes)
+        forecaster = Forecaster.from_bytes(artifact)
+        self._loaded.put(version_id, forecaster, len(artifact) * LOADED_OVER_STORED)
+        CACHE_BYTES.set(self._loaded.bytes)
         return forecaster
+
+    def holds(self, version_id: int) -> bool:
+        return self._loaded.find(version_id) is not None
+
+    def note_use(self, model_id: int) -> None:
+        """That the model was just forecast with."""
+        self._used[model_id] = time.monotonic()
+        self._used.move_to_end(model_id)
+
+    def list_used(self) -> list[int]:
+        """The models that were forecast with lately, whose next version is worth loading."""
+        oldest = time.monotonic() - USED_SECONDS
+        while self._used and next(iter(self._used.values())) < oldest:
+            self._used.popitem(last=False)
+        return list(self._used)

@@ -1,14 +1,18 @@
 """Forecasts as bytes: JSON straight from arrays, and tables with one row a step."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import orjson
-import polars as pl
 
+from app.calendar import Grid
 from app.contract import ARROW, CSV, JSON, NDJSON, PARQUET
+from app.frames import pl
 from app.serving.service import Forecasts, Target
 
 MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
@@ -19,8 +23,8 @@ def to_json(forecasts: Forecasts, next_cursor: str | None) -> bytes:
     target = forecasts.target
     answer = {
         "model": target.model,
-        "version": target.version,
-        "dataset": target.dataset,
+        "version": target.serving.version,
+        "dataset": target.serving.dataset,
         "freq": target.grid.freq,
         "horizon": target.horizon,
         "quantile_levels": target.quantile_levels,
@@ -34,7 +38,7 @@ def to_ndjson(forecasts: Forecasts) -> bytes:
     """A line per series: what stands in `forecasts` of the JSON form, and the version."""
     lines = [
         orjson.dumps(
-            {**item, "version": forecasts.target.version}, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+            {**item, "version": forecasts.target.serving.version}, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
         )
         for item in _to_items(forecasts)
     ]
@@ -76,7 +80,7 @@ def to_frame(forecasts: Forecasts, *, typed: bool = False) -> pl.DataFrame:
         columns[f"q{level}"] = forecasts.quantiles[:, :, index].ravel()
     columns["cutoff"] = _to_times(target, np.repeat(forecasts.cutoffs, target.horizon), typed=typed)
     frame = pl.DataFrame(columns)
-    return frame.with_columns(pl.lit(target.version, pl.Int32).alias("version"))
+    return frame.with_columns(pl.lit(target.serving.version, pl.Int32).alias("version"))
 
 
 def _to_times(target: Target, steps: np.ndarray, *, typed: bool) -> pl.Series:
@@ -87,19 +91,23 @@ def _to_times(target: Target, steps: np.ndarray, *, typed: bool) -> pl.Series:
     return pl.Series(target.grid.to_labels(steps), dtype=pl.String)
 
 
+@lru_cache(maxsize=256)
+def _write_labels(grid: Grid, cutoff: int, horizon: int) -> orjson.Fragment:
+    """The timestamps after a cutoff as JSON: the series of a dataset mostly end together."""
+    return orjson.Fragment(orjson.dumps(grid.to_labels(np.arange(cutoff + 1, cutoff + 1 + horizon))))
+
+
 def _to_items(forecasts: Forecasts) -> Iterator[dict[str, Any]]:
     target = forecasts.target
     cutoffs = target.grid.to_labels(forecasts.cutoffs)
-    horizon = target.horizon
-    labels = target.grid.to_labels(forecasts.steps.ravel())
     median = np.ascontiguousarray(forecasts.median)  # [B, H]
     quantiles = np.ascontiguousarray(forecasts.quantiles.transpose(0, 2, 1))  # [B, Q, H]
     keys = [str(level) for level in target.quantile_levels]
-    for index, name in enumerate(forecasts.names):
+    for index, (name, step) in enumerate(zip(forecasts.names, forecasts.cutoffs.tolist(), strict=True)):
         yield {
             "series": name,
             "cutoff": cutoffs[index],
-            "timestamps": labels[index * horizon : (index + 1) * horizon],
+            "timestamps": _write_labels(target.grid, step, target.horizon),
             "median": median[index],
             "quantiles": dict(zip(keys, quantiles[index], strict=True)),
             "warnings": forecasts.warnings[index],

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, FailFast, Field, model_validator
 
 from app.contract import SeriesId, Step, StrictInput
 
@@ -17,7 +17,9 @@ class ContextInput(StrictInput):
     id: SeriesId
     start: Step
     values: Annotated[
-        list[Annotated[float, Field(allow_inf_nan=False)] | None], Field(min_length=1, max_length=MAX_CONTEXT_VALUES)
+        list[Annotated[float, Field(allow_inf_nan=False)] | None],
+        Field(min_length=1, max_length=MAX_CONTEXT_VALUES),
+        FailFast(),
     ]
 
 

@@ -1,7 +1,9 @@
-"""From a request to forecasts, as arrays: which version, which series, their contexts, one model call. Nothing is computed in a transaction."""
+"""From a request to what is forecast from: which version, which series, their contexts, as arrays. Nothing is computed here, and no
+row becomes an object: this is read for every forecast."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,33 +12,66 @@ from sqlalchemy.orm import Session
 
 from app.calendar import Grid
 from app.contract import parse_moment
-from app.database import Database
 from app.datasets import service as datasets
 from app.datasets.store import SeriesRow
-from app.errors import ContextTooShort, HorizonTooLong, InvalidRequest, NoTrainedVersion, OffGrid, Place, QuantileOutOfRange
-from app.lstm.config import MAX_CONTEXT_LENGTH
+from app.errors import (
+    AnswerTooLarge,
+    ContextTooShort,
+    FreqUndetermined,
+    HorizonTooLong,
+    NoTrainedVersion,
+    OffGrid,
+    Place,
+    QuantileOutOfRange,
+)
 from app.registry import service as registry
-from app.serving.cache import Forecasters
+from app.serving.schemas import ContextInput, ForecastInput
 from app.settings import Settings
-from app.tables import Dataset, Model, Series, Training, Version
+from app.tables import Alias, Dataset, Model, Training, Version
 
 MEDIAN = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A version as it stands in the registry now, and the dataset whose series it forecasts."""
+
+    model_id: int
+    version_id: int
+    version: int
+    dataset_id: int
+    dataset: str
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a version can answer: immutable, as the version is."""
+
+    horizon: int
+    quantile_levels: tuple[float, ...]
+    context_length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """What a request resolves to before any series is read: the version, its grid, how far, and at which levels (sorted)."""
 
     model: str
-    version_id: int
-    version: int
-    dataset: str
-    dataset_id: int
-    grid: Grid
+    serving: Serving
     horizon: int
     quantile_levels: tuple[float, ...]
     context_length: int
     cutoff_step: int | None
+
+    @property
+    def grid(self) -> Grid:
+        return self.serving.grid
+
+    @property
+    def predicted_levels(self) -> tuple[float, ...]:
+        """The levels asked for, and the median, which every answer has."""
+        return self.quantile_levels if MEDIAN in self.quantile_levels else tuple(sorted({*self.quantile_levels, MEDIAN}))
 
 
 @dataclass(frozen=True)
@@ -61,48 +96,99 @@ class Forecasts:
     warnings: list[list[str]]
 
 
-def resolve(session: Session, workspace_id: int, model_name: str, wanted: dict[str, Any], cutoff_place: Place) -> Target:
-    """The version, horizon and levels that `wanted` (a ForecastInput as a dict) means; each refused with both sides named."""
-    model = registry.get_model(session, workspace_id, model_name)
-    version = _resolve_version(session, model, wanted["version"])
-    horizon = wanted["horizon"] or version.horizon
-    if horizon > version.horizon:
+_SERVING = (
+    sa.select(
+        *(Model.id, Version.id, Version.number),
+        *(Dataset.id, Dataset.name, Dataset.freq, Dataset.phase_us, Dataset.time_zone),
+    )
+    .select_from(Model)
+    .where(Model.workspace_id == sa.bindparam("workspace_id"), Model.name == sa.bindparam("model"))
+)
+_OF_VERSION = Version.model_id == Model.id
+_BY_NUMBER = _SERVING.join(Version, sa.and_(_OF_VERSION, Version.number == sa.bindparam("wanted"))).join(
+    Dataset, Dataset.id == Version.dataset_id
+)
+_BY_ALIAS = (
+    _SERVING.join(Alias, sa.and_(Alias.model_id == Model.id, Alias.name == sa.bindparam("wanted")))
+    .join(Version, Version.id == Alias.version_id)
+    .join(Dataset, Dataset.id == Version.dataset_id)
+)
+
+
+def find_serving(session: Session, workspace_id: int, model: str, wanted: int | str | None) -> Serving:
+    """What `wanted` (a number, an alias, or None: what serves) is now, with one SELECT. Raises NotFound and NoTrainedVersion."""
+    alias = registry.CHAMPION if wanted is None else wanted
+    row: Any = None
+    if isinstance(alias, int) or registry.ALIAS.fullmatch(alias):
+        statement = _BY_NUMBER if isinstance(alias, int) else _BY_ALIAS
+        row = session.execute(statement, {"workspace_id": workspace_id, "model": model, "wanted": alias}).one_or_none()
+    if row is None:
+        raise _explain_absence(session, workspace_id, model, wanted)
+    model_id, version_id, number, dataset_id, dataset, freq, phase_us, time_zone = row
+    if freq is None or phase_us is None:
+        raise FreqUndetermined(f"dataset {dataset!r} has no observations, so its timestamps have no grid", dataset=dataset)
+    return Serving(model_id, version_id, number, dataset_id, dataset, Grid(freq, phase_us, time_zone))
+
+
+def read_learned(session: Session, version_id: int) -> Learned:
+    horizon, config = session.execute(sa.select(Version.horizon, Version.config).where(Version.id == version_id)).one()
+    return Learned(horizon, tuple(config["quantile_levels"]), config["context_length"])
+
+
+def set_target(model: str, serving: Serving, learned: Learned, wanted: ForecastInput, cutoff_place: Place) -> Target:
+    """How far and at which levels `wanted` is to be forecast; each refused with both sides named."""
+    horizon = wanted.horizon or learned.horizon
+    if horizon > learned.horizon:
         raise HorizonTooLong(
-            f"version {version.number} of model {model_name!r} was trained for a horizon of {version.horizon}, "
-            f"found {horizon}; ask for at most {version.horizon}, or train with a longer one",
-            trained_horizon=version.horizon,
+            f"version {serving.version} of model {model!r} was trained for a horizon of {learned.horizon}, "
+            f"found {horizon}; ask for at most {learned.horizon}, or train with a longer one",
+            trained_horizon=learned.horizon,
             horizon=horizon,
         )
-    learned: list[float] = version.config["quantile_levels"]
-    levels = tuple(sorted(set(wanted["quantile_levels"] or learned)))
-    if levels[0] < learned[0] or levels[-1] > learned[-1]:
+    known = learned.quantile_levels
+    levels = tuple(sorted(set(wanted.quantile_levels))) if wanted.quantile_levels else known
+    if levels[0] < known[0] or levels[-1] > known[-1]:
         raise QuantileOutOfRange(
-            f"#/quantile_levels: expected levels from {learned[0]} to {learned[-1]}, which version {version.number} learned, "
+            f"#/quantile_levels: expected levels from {known[0]} to {known[-1]}, which version {serving.version} learned, "
             f"found {levels[0]} to {levels[-1]}; train with wider quantile_levels",
-            learned=learned,
+            learned=list(known),
             found=list(levels),
         )
-    dataset = session.get_one(Dataset, version.dataset_id)
-    grid, cutoff = datasets.grid_of(dataset), wanted["cutoff"]
-    return Target(
-        model=model_name,
-        version_id=version.id,
-        version=version.number,
-        dataset=dataset.name,
-        dataset_id=dataset.id,
-        grid=grid,
-        horizon=horizon,
-        quantile_levels=levels,
-        context_length=version.config["context_length"],
-        cutoff_step=None if cutoff is None else grid.step_at_or_before(parse_moment(cutoff, grid, cutoff_place)),
-    )
+    cutoff = wanted.cutoff
+    step = None if cutoff is None else serving.grid.step_at_or_before(parse_moment(cutoff, serving.grid, cutoff_place))
+    return Target(model, serving, horizon, levels, learned.context_length, step)
 
 
-def read_named(session: Session, target: Target, names: Sequence[str]) -> Contexts:
-    """The contexts of these series, each named once. Raises NotFound, and ContextTooShort for one without a value to go by."""
-    rows = datasets.select_series(session, target.dataset_id, list(dict.fromkeys(names)), None)
-    contexts = _read(session, target, rows)
-    without = sorted({row.name for row in rows} - set(contexts.names))
+def place_contexts(grid: Grid, given: Sequence[ContextInput], length: int) -> Contexts:
+    """The last `length` steps of contexts sent with the request, laid on the dataset's grid. Raises OffGrid, ContextTooShort."""
+    values = np.full((len(given), length), np.nan)  # [B, L]
+    cutoffs = np.empty(len(given), np.int64)  # [B]
+    for index, one in enumerate(given):
+        start = _place_start(grid, one.start, f"#/context/{index}/start")
+        column = np.array(one.values, dtype=np.float64)  # None becomes NaN
+        last = len(column)
+        if np.isnan(column[-1]):
+            present = np.flatnonzero(~np.isnan(column))
+            if not len(present):
+                pointer, detail = f"#/context/{index}/values", "expected at least one value that is not null"
+                raise ContextTooShort(f"{pointer}: {detail}", errors=[{"pointer": pointer, "detail": detail}])
+            last = int(present[-1]) + 1
+        column = column[max(0, last - length) : last]
+        values[index, length - len(column) :] = column
+        cutoffs[index] = start + last - 1
+    return Contexts([one.id for one in given], values, cutoffs)
+
+
+def read_contexts(session: Session, target: Target, rows: Sequence[SeriesRow], length: int) -> tuple[Contexts, list[bool]]:
+    """The contexts of these series up to the cutoff, without those that have no value to go by, and which have one."""
+    values, cutoffs, known = datasets.read_contexts(session, rows, length, target.cutoff_step)
+    names = [row.name for row, is_known in zip(rows, known, strict=True) if is_known]
+    return Contexts(names, values[known], cutoffs[known]), known.tolist()
+
+
+def check_known(target: Target, rows: Sequence[SeriesRow], known: Sequence[bool]) -> None:
+    """Raises ContextTooShort for a series that was named and has no value to go by."""
+    without = sorted({row.name for row, is_known in zip(rows, known, strict=True) if not is_known})
     if without:
         until = "" if target.cutoff_step is None else f" up to {target.grid.to_labels(np.array([target.cutoff_step]))[0]}"
         raise ContextTooShort(
@@ -110,61 +196,21 @@ def read_named(session: Session, target: Target, names: Sequence[str]) -> Contex
             + (f" (and {len(without) - 1} more series)" if len(without) > 1 else ""),
             series=without[:20],
         )
-    return contexts
 
 
-def read_page(session: Session, target: Target, *, after: str | None, limit: int) -> tuple[Contexts, list[str]]:
-    """The contexts of the next `limit` series of the dataset by name, those without a value left out; and the page's names."""
-    rows = datasets.list_series(session, target.dataset_id, "", after, limit)
-    return _read(session, target, rows), [row.name for row in rows]
-
-
-def place_contexts(target: Target, given: Sequence[dict[str, Any]]) -> Contexts:
-    """Contexts sent with the request (ContextInput as dicts), laid on the dataset's grid. Raises OffGrid, ContextTooShort."""
-    values = np.full((len(given), MAX_CONTEXT_LENGTH), np.nan)  # [B, L]
-    cutoffs = np.empty(len(given), np.int64)  # [B]
-    for index, one in enumerate(given):
-        pointer = f"#/context/{index}"
-        start = _place_start(target.grid, one["start"], f"{pointer}/start")
-        column = np.array(one["values"], dtype=np.float64)  # None becomes NaN
-        present = np.flatnonzero(~np.isnan(column))
-        if not len(present):
-            detail = "expected at least one value that is not null"
-            raise ContextTooShort(f"{pointer}/values: {detail}", errors=[{"pointer": f"{pointer}/values", "detail": detail}])
-        column = column[: present[-1] + 1][-MAX_CONTEXT_LENGTH:]
-        values[index, -len(column) :] = column
-        cutoffs[index] = start + present[-1]
-    return Contexts([one["id"] for one in given], values, cutoffs)
-
-
-def join(pages: Sequence[Contexts]) -> Contexts:
+def join(pages: Sequence[Forecasts]) -> Forecasts:
     """Pages end to end."""
-    return Contexts(
-        [name for page in pages for name in page.names],
-        np.concatenate([page.values for page in pages]),
-        np.concatenate([page.cutoffs for page in pages]),
+    cutoffs, steps, median, quantiles = (
+        np.concatenate([getattr(page, part) for page in pages]) for part in ("cutoffs", "steps", "median", "quantiles")
     )
+    names = [name for page in pages for name in page.names]
+    warnings = [each for page in pages for each in page.warnings]
+    return Forecasts(pages[0].target, names, cutoffs, steps, median, quantiles, warnings)
 
 
-def count_series(session: Session, target: Target) -> int:
-    query = sa.select(sa.func.count()).select_from(Series).where(Series.dataset_id == target.dataset_id)
-    return session.execute(query).scalar_one()
-
-
-def predict(database: Database, forecasters: Forecasters, target: Target, contexts: Contexts) -> Forecasts:
-    """One model call for all contexts. Opens a session of its own only if the version is not loaded yet."""
-    levels = tuple(sorted({*target.quantile_levels, MEDIAN}))
-
-    def load() -> bytes:
-        with database.read() as session:
-            return registry.read_artifact(session, target.version_id)
-
-    if contexts.names:
-        quantiles = forecasters.predict(
-            target.version_id, load, contexts.values, horizon=target.horizon, quantile_levels=levels
-        )  # [B, H, Q]
-    else:
-        quantiles = np.empty((0, target.horizon, len(levels)))
+def lay_out(target: Target, contexts: Contexts, quantiles: np.ndarray) -> Forecasts:
+    """Quantiles [B, H, Q] at `target.predicted_levels` as forecasts at those asked for."""
+    levels = target.predicted_levels
     kept = [levels.index(level) for level in target.quantile_levels]
     return Forecasts(
         target=target,
@@ -172,7 +218,7 @@ def predict(database: Database, forecasters: Forecasters, target: Target, contex
         cutoffs=contexts.cutoffs,
         steps=contexts.cutoffs[:, None] + np.arange(1, target.horizon + 1),
         median=quantiles[:, :, levels.index(MEDIAN)],
-        quantiles=quantiles[:, :, kept],
+        quantiles=quantiles if len(kept) == len(levels) else quantiles[:, :, kept],
         warnings=_warn(target, contexts),
     )
 
@@ -181,7 +227,7 @@ def check_size(target: Target, series: int, settings: Settings) -> None:
     """Refuses an answer of more numbers than one answer may have."""
     values = series * target.horizon * (len(target.quantile_levels) + 1)
     if values > settings.max_forecast_values:
-        raise InvalidRequest(
+        raise AnswerTooLarge(
             f"the answer would hold {values} numbers, at most {settings.max_forecast_values} are given at once "
             "(ENGRAM_MAX_FORECAST_VALUES); ask for fewer series or quantile levels, page it, or take NDJSON or CSV, which stream",
             expected=settings.max_forecast_values,
@@ -189,23 +235,27 @@ def check_size(target: Target, series: int, settings: Settings) -> None:
         )
 
 
-def _resolve_version(session: Session, model: Model, wanted: int | str | None) -> Version:
+def _explain_absence(session: Session, workspace_id: int, model_name: str, wanted: int | str | None) -> Exception:
+    """Why nothing was found; registry's own words where the model, the version or the alias is not there."""
+    model = registry.get_model(session, workspace_id, model_name)
     if isinstance(wanted, int):
-        return registry.get_version(session, model, wanted)
-    if wanted is not None:
-        return registry.get_by_alias(session, model, wanted)
-    version = registry.find_alias(session, model, registry.CHAMPION)
-    if version is not None:
-        return version
+        registry.get_version(session, model, wanted)
+    elif wanted is not None:
+        registry.get_by_alias(session, model, wanted)
     if registry.read_newest_numbers(session, [model.id]):
-        raise NoTrainedVersion(
+        return NoTrainedVersion(
             f"no version of model {model.name!r} serves; promote one: PUT /v1/models/{model.name}/aliases/champion",
             model=model.name,
             training=None,
         )
-    newest = sa.select(Training).where(Training.model_id == model.id).order_by(Training.id.desc()).limit(1)
+    newest = (
+        sa.select(Training)
+        .where(Training.model_id == model.id, Training.parent_id.is_(None))
+        .order_by(Training.id.desc())
+        .limit(1)
+    )
     training = session.scalar(newest)
-    raise NoTrainedVersion(
+    return NoTrainedVersion(
         f"model {model.name!r} has no version yet"
         + (f"; its training {training.public_id} is {training.status}" if training else "; train it first"),
         model=model.name,
@@ -214,12 +264,7 @@ def _resolve_version(session: Session, model: Model, wanted: int | str | None) -
     )
 
 
-def _read(session: Session, target: Target, rows: Sequence[SeriesRow]) -> Contexts:
-    values, cutoffs, known = datasets.read_contexts(session, rows, MAX_CONTEXT_LENGTH, target.cutoff_step)
-    names = [row.name for row, is_known in zip(rows, known, strict=True) if is_known]
-    return Contexts(names, values[known], cutoffs[known])
-
-
+@lru_cache(maxsize=4096)
 def _place_start(grid: Grid, start: int | str, pointer: str) -> int:
     moment = parse_moment(start, grid, {"pointer": pointer})
     before, after = grid.step_at_or_before(moment), grid.step_at_or_after(moment)

@@ -12,8 +12,13 @@ from app.database import database_now
 from app.errors import WorkerLost
 from app.processes import is_running
 from app.settings import Settings
-from app.tables import Training
+from app.tables import Training, Workspace
 from app.training import presence, service
+from app.training.turns import list_turns
+
+JUMP_SWEEPS = 6
+JUMP_SECONDS = 5.0
+"""How long the holder of a lease that a clock's jump has ended, or made endless, gets to renew it."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +46,32 @@ class Claim:
 
 
 def claim(session: Session, settings: Settings, owner: str, devices: Sequence[str]) -> Claim | None:
-    """Takes the oldest training that waits for one of `devices`; None when nothing waits.
+    """Takes the oldest training that waits for one of `devices` of the workspace whose turn it is; None when nothing waits.
 
     One for `auto` is left to a CUDA worker as long as one is alive that could take it now.
     """
     sweep(session, settings)
     now = database_now(session)
     takes_auto = "cuda" in devices or not _is_cuda_free(session, settings)
+    waits = (
+        Training.status == "queued",
+        Training.searching.is_(False),
+        Training.device_wanted.in_(["auto", *devices] if takes_auto else devices),
+    )
+    for workspace_id in list_turns(session, settings, waits):
+        taken = _take(session, settings, owner, now, [*waits, Training.workspace_id == workspace_id])
+        if taken is not None:
+            session.execute(sa.update(Workspace).where(Workspace.id == workspace_id).values(claimed_at=now))
+            return taken
+    return None
+
+
+def _take(
+    session: Session, settings: Settings, owner: str, now: datetime, waits: Sequence[sa.ColumnElement[bool]]
+) -> Claim | None:
+    """The oldest training for which all of `waits` is true and that nobody else takes at this moment."""
     oldest = (
-        sa.select(Training.id)
-        .where(Training.status == "queued", Training.device_wanted.in_(["auto", *devices] if takes_auto else devices))
-        .order_by(Training.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
+        sa.select(Training.id).where(*waits).order_by(Training.id).limit(1).with_for_update(skip_locked=True).scalar_subquery()
     )
     taken = session.execute(
         sa.update(Training)
@@ -86,7 +103,9 @@ def find_left_for_cuda(session: Session, devices: Sequence[str]) -> str | None:
     """The training that a claim for these devices has just left to a CUDA worker: its public id, if there is one."""
     if "cuda" in devices:
         return None
-    query = sa.select(Training.public_id).where(Training.status == "queued", Training.device_wanted == "auto")
+    query = sa.select(Training.public_id).where(
+        Training.status == "queued", Training.searching.is_(False), Training.device_wanted == "auto"
+    )
     return session.scalar(query.order_by(Training.id).limit(1))
 
 
@@ -123,32 +142,60 @@ def sweep(session: Session, settings: Settings) -> None:
     now = database_now(session)
     query = (  # in an order that makes two sweeps at once touch the totals (status, then longest first) in the same one
         sa.select(Training)
-        .where(Training.status == "running")
+        .where(Training.status == "running", Training.searching.is_(False))
         .order_by(Training.cancel_requested.desc(), Training.started_at)
         .with_for_update(skip_locked=True)
     )
     for training in session.scalars(query).all():
+        if _renew_across_jump(settings, training, now):
+            continue
         is_leased = training.lease_expires_at is not None and training.lease_expires_at > now
         if is_leased and (training.owner is None or is_running(training.owner) is not False):
             continue  # its process is there, or cannot be seen from here
-        training.lost_attempts += 1
-        training.owner = None
-        if training.cancel_requested:
-            service.end(session, training, "cancelled")
-        elif training.lost_attempts >= settings.max_attempts:
-            service.end(session, training, "failed", problem=_lost(training).to_problem())
-        else:
-            training.status, training.lease_expires_at, training.hinted_at = "queued", None, None
+        put_back(session, settings, training)
     session.flush()
 
 
+def _renew_across_jump(settings: Settings, training: Training, now: datetime) -> bool:
+    """Whether the lease makes no sense by this clock, which must have been set meanwhile; it then gets an end that does.
+
+    Leases are renewed each second and swept every few: one that is over for much longer, or longer than any is given, says nothing of
+    its holder. Held by somebody, the new one is renewed in time; by nobody, it runs out. A dead process is seen without a clock.
+    """
+    ends = training.lease_expires_at
+    if ends is None or (training.owner is not None and is_running(training.owner) is False):
+        return False
+    patience = timedelta(seconds=JUMP_SWEEPS * settings.sweep_seconds)
+    if now - patience <= ends <= now + timedelta(seconds=settings.lease_seconds) + patience:
+        return False
+    training.lease_expires_at = now + timedelta(seconds=min(JUMP_SECONDS, settings.lease_seconds))
+    return True
+
+
+def put_back(session: Session, settings: Settings, training: Training) -> None:
+    """Its attempt was lost: back to the queue, unless it was lost too often, or to be cancelled anyway."""
+    training.lost_attempts += 1
+    training.owner = None
+    if training.cancel_requested:
+        service.end(session, training, "cancelled")
+    elif training.lost_attempts >= settings.max_attempts:
+        service.end(session, training, "failed", problem=_lost(training).to_problem())
+    else:
+        training.status, training.lease_expires_at, training.hinted_at = "queued", None, None
+
+
 def take_stale_hints(session: Session, settings: Settings) -> list[tuple[str, str]]:
-    """(public id, device) of queued trainings whose hint is due again; they count as hinted from now on."""
+    """(public id, device) of queued trainings and of searches whose hint is due again; they count as hinted from now on."""
     now: datetime = database_now(session)
-    stale = now - timedelta(seconds=settings.hint_seconds)
+    stale, ahead = (
+        now + sign * timedelta(seconds=settings.hint_seconds) for sign in (-1, 1)
+    )  # further ahead: the clock was set back
     rows = session.execute(
         sa.update(Training)
-        .where(Training.status == "queued", sa.or_(Training.hinted_at.is_(None), Training.hinted_at < stale))
+        .where(
+            sa.or_(Training.status == "queued", sa.and_(Training.status == "running", Training.searching)),
+            sa.or_(Training.hinted_at.is_(None), ~Training.hinted_at.between(stale, ahead)),
+        )
         .values(hinted_at=now)
         .returning(Training.public_id, Training.device_wanted)
         .execution_options(synchronize_session=False)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import structlog
 from sqlalchemy.orm import Session
 
-from app import tracing
+from app import faults, tracing
 from app.database import Database
 from app.datasets import service as datasets
 from app.errors import EngramError
@@ -19,7 +20,7 @@ from app.registry import service as registry
 from app.settings import Settings
 from app.tables import Dataset, Model, Training
 from app.telemetry import log
-from app.training import claims, service
+from app.training import claims, searches, service
 from app.training.claims import Claim
 from app.training.supervision import DATABASE_AWAY, LOOK_SECONDS, Outcome, describe_crash, supervise
 
@@ -31,13 +32,19 @@ class Work:
     series: Series
     request: Request
     champion: bytes | None
+    state: bytes | None
     series_ids: list[int]
     first_steps: np.ndarray
     data: dict[str, Any]
+    warnings: list[str]
+    is_trial: bool
 
 
 class Executor:
-    """One worker's way to execute trainings, from several threads. `stopping` is set when the worker shuts down."""
+    """One worker's way to execute trainings, from several threads. `stopping` is set when the worker shuts down; `ring` is
+    called with the id and device of each training that was queued here."""
+
+    ring: Callable[[str, str], None]
 
     def __init__(self, database: Database, settings: Settings, name: str, devices: tuple[str, ...]) -> None:
         self.stopping = threading.Event()
@@ -45,17 +52,22 @@ class Executor:
         self._settings = settings
         self.name = name
         self._devices = devices
+        self.ring = lambda training_id, device: None
 
     def execute(self) -> str | None:
         """Executes the training that is first in line; its id, or None when none waits."""
         if self.stopping.is_set():
             return None
+        for training_id, device in searches.advance(self._database, self._settings):
+            self.ring(training_id, device)
         began_ns = time.time_ns()
         with self._database.write() as session:
             claim = claims.claim(session, self._settings, self.name, self._devices)
+            faults.reach("claim.taken")
             session.commit()
         if claim is None:
             return None
+        faults.reach("claim.committed")
         names = {"training_id": claim.public_id, "request_id": claim.request_id}
         with (
             structlog.contextvars.bound_contextvars(**names),
@@ -86,9 +98,12 @@ class Executor:
         try:
             with tracing.span("read"), self._database.read() as session:
                 work = self._read(session, claim)
-            order = (work.series, work.request, work.champion)
+            order = (work.series, work.request, work.champion, work.state, self._settings.checkpoint_seconds)
             with tracing.span("fit"):
-                outcome, progress = supervise(self._database, self._settings, self.stopping, claim, order, {"data": work.data})
+                judge = searches.is_hopeless if work.is_trial else None
+                outcome, progress = supervise(
+                    self._database, self._settings, self.stopping, claim, order, {"data": work.data}, judge
+                )
         except EngramError as error:
             outcome = Outcome("failed", error.to_problem())
         if outcome.kind == "failed":
@@ -100,7 +115,8 @@ class Executor:
         """Everything the child needs, up to the frozen cutoff, as arrays."""
         training = session.get_one(Training, claim.training_id)
         dataset = session.get_one(Dataset, training.dataset_id)
-        wanted = training.request
+        wanted, warnings = searches.resolve(session, training)
+        is_trial = training.parent_id is not None
         if wanted["device"] == "auto" and "cuda" not in self._devices:
             wanted = {**wanted, "device": "cpu"}  # this worker was told to leave the machine's CUDA alone
         rows = datasets.select_series(session, dataset.id, wanted["series"], wanted["series_prefix"])
@@ -115,13 +131,21 @@ class Executor:
             "cutoff": datasets.grid_of(dataset).to_labels(np.array([training.cutoff_step]))[0],
             "fingerprint": values.fingerprint,
         }
+        state = service.find_state(session, claim.training_id, values.fingerprint) if claim.attempt > 1 else None
+        if state is not None:
+            log.info("training goes on from a checkpoint", step=state.step, left_by_attempt=state.attempt)
         return Work(
             series=Series(values.values, values.offsets),
-            request=service.to_workshop_request(wanted, dataset, threads=self._settings.training_threads),
+            request=service.to_workshop_request(
+                wanted, dataset, threads=self._settings.training_threads, backtest_only=is_trial
+            ),
             champion=champion,
+            state=state.data if state is not None else None,
             series_ids=values.series_ids,
             first_steps=values.first_steps,
             data=data,
+            warnings=warnings,
+            is_trial=is_trial,
         )
 
     def _finish(self, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]) -> str:
@@ -130,8 +154,10 @@ class Executor:
         while outcome.kind != "lost":
             try:
                 with self._database.write() as session:
-                    ended = _write_outcome(session, claim, work, outcome, progress)
+                    ended = self._write_outcome(session, claim, work, outcome, progress)
+                    faults.reach("finish.flushed")
                     session.commit()
+                    faults.reach("finish.committed")
                     return ended
             except DATABASE_AWAY:
                 if time.monotonic() > patience:
@@ -139,42 +165,59 @@ class Executor:
                 time.sleep(LOOK_SECONDS)
         return "lost"
 
+    def _write_outcome(
+        self, session: Session, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]
+    ) -> str:
+        training = claims.lock(session, claim)
+        if training is None:
+            return "lost"
+        service.append_events(session, training.id, training.workspace_id, "progress", progress)
+        if outcome.kind == "stopped":
+            if outcome.content:
+                service.keep_state(session, training.id, training.workspace_id, claim.attempt, outcome.content)
+            claims.hand_back(session, claim)
+            return "queued"
+        if outcome.kind == "killed":
+            claims.put_back(session, self._settings, training)
+            return training.status
+        _end(session, training, work, outcome, progress)
+        return training.status
 
-def _write_outcome(session: Session, claim: Claim, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]) -> str:
-    if outcome.kind == "stopped":
-        claims.hand_back(session, claim)
-        return "queued"
-    training = claims.lock(session, claim)
-    if training is None:
-        return "lost"
-    service.append_events(session, training.id, training.workspace_id, "progress", progress)
+
+def _end(session: Session, training: Training, work: Work | None, outcome: Outcome, progress: list[dict[str, Any]]) -> None:
     if outcome.kind == "cancelled" or training.cancel_requested:
         service.end(session, training, "cancelled")
+    elif outcome.kind == "dropped":
+        service.end(session, training, "cancelled", problem=searches.describe_drop())
     elif work is not None and outcome.kind == "done":
         if progress:
             training.progress = service.summarise(progress[-1], seconds=0.0)
         _register(session, training, work, outcome.content)
     else:
         service.end(session, training, "failed", problem=outcome.content)
-    return training.status
 
 
 def _register(session: Session, training: Training, work: Work, learned: dict[str, Any]) -> None:
-    """The version and the training's end, in the transaction of the caller."""
-    config, metrics, warnings = learned["config"], learned["metrics"], learned["warnings"]
-    version = registry.register_version(
-        session,
-        training,
-        artifact=learned["artifact"],
-        result={"config": config, "data": work.data, "metrics": metrics, "warnings": warnings},
-        windows=_place_windows(work, learned["backtest"]),
-        promote=training.request["promote"],
+    """The version and the training's end, in the transaction of the caller. A trial leaves its scores alone."""
+    config, metrics, warnings = learned["config"], learned["metrics"], [*work.warnings, *learned["warnings"]]
+    version = (
+        None
+        if work.is_trial
+        else registry.register_version(
+            session,
+            training,
+            artifact=learned["artifact"],
+            result={"config": config, "data": work.data, "metrics": metrics, "warnings": warnings},
+            windows=_place_windows(work, learned["backtest"]),
+            promote=training.request["promote"],
+        )
     )
+    faults.reach("finish.registered")
     service.end(
         session,
         training,
         "succeeded",
-        version_number=version.number,
+        version_number=None if version is None else version.number,
         progress={**(training.progress or service.NO_PROGRESS), "fraction": 1.0, "eta_seconds": 0.0},
         device=config["device"],
         config=config,

@@ -9,9 +9,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import tracing
+from app import faults, quotas, tracing
 from app.database import Database
 from app.dependencies import (
+    AuditNeeded,
     DatabaseNeeded,
     GateNeeded,
     ModelName,
@@ -24,11 +25,14 @@ from app.dependencies import (
     WriteSession,
 )
 from app.errors import NotFound
+from app.idempotency import OnceNeeded
 from app.security import Caller, Gate
 from app.tables import ENDED_STATUSES, NAME_PATTERN, Training, TrainingEvent
 from app.telemetry import log
-from app.training import service
+from app.training import service, trials
 from app.training.schemas import HistoryItem, HistoryOutput, ProgressOutput, TrainingInput, TrainingList, TrainingOutput
+from app.training.search_schemas import TrialList, TrialOutput
+from app.training.streams import Streams
 
 router = APIRouter(prefix="/v1", tags=["trainings"])
 Name = Annotated[str | None, Query(pattern=NAME_PATTERN)]
@@ -44,24 +48,39 @@ def request_training(
     queue: QueueNeeded,
     caller: TrainCaller,
     model: ModelName,
+    once: OnceNeeded,
     body: TrainingInput | None = None,
 ) -> TrainingOutput:
-    """Queues a training; the model comes into being with its first one. `{}` trains an existing model as last time."""
+    """Queues a training; the model comes into being with its first one. `{}` trains an existing model as last time.
+
+    Where one waits or runs already for the same request on the same data, that one is the answer.
+    """
     wanted = body or TrainingInput()
-    training = service.request(
-        session,
-        caller.workspace_id,
-        model,
-        wanted.model_dump(mode="json"),
-        repeat=not wanted.model_fields_set,
-        max_horizon=settings.max_horizon,
-        request_id=request.scope["request_id"],
-        traceparent=tracing.current_traceparent(),
-    )
-    answer = _describe(session, [training])[0]
-    session.commit()
-    queue.send(training.public_id, training.device_wanted)
-    log.info("training requested", training_id=training.public_id, model=model)
+    with once.hold(session, caller.workspace_id) as first:
+        if first is not None:
+            response.headers["Location"] = f"/v1/trainings/{first['id']}"
+            return TrainingOutput.model_validate(first)
+        training, is_new = service.request(
+            session,
+            caller.workspace_id,
+            model,
+            wanted.model_dump(mode="json"),
+            repeat=not wanted.model_fields_set,
+            max_horizon=settings.max_horizon,
+            max_network_weights=settings.max_network_weights,
+            request_id=request.scope["request_id"],
+            traceparent=tracing.current_traceparent(),
+        )
+        if is_new:
+            quotas.check_training(session, settings, training)
+        answer = _describe(session, [training])[0]
+        once.keep(session, caller.workspace_id, 202, answer)
+        faults.reach("request.flushed")
+        session.commit()
+    faults.reach("request.committed")
+    if is_new:
+        queue.send(training.public_id, training.device_wanted)
+    log.info("training requested", training_id=training.public_id, model=model, new=is_new)
     response.headers["Location"] = f"/v1/trainings/{training.public_id}"
     return answer
 
@@ -96,13 +115,27 @@ def get_training(session: ReadSession, caller: ReadCaller, training: str) -> Tra
 
 
 @router.post("/trainings/{training}/cancel", status_code=202)
-def cancel_training(session: WriteSession, caller: TrainCaller, training: str) -> TrainingOutput:
+def cancel_training(session: WriteSession, caller: TrainCaller, audit: AuditNeeded, training: str) -> TrainingOutput:
     """A queued one ends at once, a running one within two seconds. 409 once it has ended."""
     found = service.get_training(session, caller.workspace_id, training)
     service.cancel(session, found)
+    audit.note(session, caller, "cancel training", training)
     answer = _describe(session, [found])[0]
     session.commit()
     return answer
+
+
+@router.get("/trainings/{training}/trials")
+def list_trials(session: ReadSession, caller: ReadCaller, page: PageNeeded, training: str) -> TrialList:
+    """What a search tried, by number: values, score and cost. Empty for a training that is no search."""
+    search = service.get_training(session, caller.workspace_id, training)
+    best = trials.find_best(trials.list_trials(session, search))
+    after = page.after(int)
+    items = trials.list_trials(session, search, after=-1 if after is None else after, limit=page.limit)
+    return TrialList(
+        items=[_describe_trial(search, trial, is_best=best is not None and trial.id == best.id) for trial in items],
+        next_cursor=page.to_cursor([trial.trial_number for trial in items]),
+    )
 
 
 @router.get("/trainings/{training}/history")
@@ -119,7 +152,14 @@ def find_training(database: DatabaseNeeded, caller: ReadCaller, training: str) -
         return service.get_training(session, caller.workspace_id, training).public_id
 
 
-@router.get("/trainings/{training}/events", response_class=EventSourceResponse)
+async def hold_stream(request: Request, caller: ReadCaller) -> AsyncIterator[None]:
+    """A place among the workspace's streams, until this one has ended."""
+    streams: Streams = request.app.state.streams
+    with streams.hold(caller.workspace_id):
+        yield
+
+
+@router.get("/trainings/{training}/events", dependencies=[Depends(hold_stream)], response_class=EventSourceResponse)
 async def stream_events(
     database: DatabaseNeeded,
     settings: SettingsNeeded,
@@ -151,6 +191,23 @@ def _read_events(database: Database, gate: Gate, caller: Caller, public_id: str,
             return None
         events = service.read_events(session, training.id, after=after)
         return None if not events and training.status in ENDED_STATUSES else events
+
+
+def _describe_trial(search: Training, trial: Training, *, is_best: bool) -> TrialOutput:
+    began, ended = trial.started_at, trial.finished_at
+    return TrialOutput(
+        number=trial.trial_number or 0,
+        id=trial.public_id,
+        status=trial.status,
+        tried=trials.read_values(search, trial),
+        score=trials.read_score(trial),
+        skill=None if trial.metrics is None else trial.metrics["skill"],
+        seconds=None if began is None or ended is None else (ended - began).total_seconds(),
+        is_best=is_best,
+        problem=trial.problem,
+        started_at=began,
+        finished_at=ended,
+    )
 
 
 def _describe(session: Session, trainings: Sequence[Training]) -> list[TrainingOutput]:

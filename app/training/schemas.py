@@ -7,13 +7,11 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from app.contract import SeriesId, Step, StrictInput
 from app.tables import NAME_PATTERN, TRAINING_STATUSES
+from app.training.parts import ContextLength, Count, FitInput, NetworkInput
+from app.training.search_schemas import SearchInput
 
 DEFAULT_QUANTILE_LEVELS = [0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975]
 MAX_SERIES_NAMED = 10_000
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 def _sort_levels(levels: list[float]) -> list[float]:
@@ -24,29 +22,6 @@ def _sort_levels(levels: list[float]) -> list[float]:
 QuantileLevels = Annotated[
     list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1, max_length=99), AfterValidator(_sort_levels)
 ]
-
-
-class NetworkInput(StrictInput):
-    architecture: Literal["auto", "plain"] = "auto"
-    hidden_size: Annotated[int, Field(ge=1, le=4096)] | None = None
-    num_layers: Annotated[int, Field(ge=1, le=16)] | None = None
-    activation: Literal["tanh", "relu", "sigmoid"] = "tanh"
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-
-
-class FitInput(StrictInput):
-    loss: Literal["quantile", "mse", "mae", "huber"] = "quantile"
-    optimizer: Literal["adamw", "adam", "sgd", "momentum", "rmsprop"] = "adamw"
-    learning_rate: Positive | None = None
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    max_epochs: Count | None = None
-    max_steps: Count | None = None
-    max_seconds: Positive | None = None
-    target_loss: NonNegative | None = None
-    weight_decay: NonNegative | None = None
-    l1: NonNegative = 0.0
-    gradient_clip: Positive = 1.0
-    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
 
 
 class BacktestInput(StrictInput):
@@ -62,12 +37,13 @@ class TrainingInput(StrictInput):
     series: Annotated[list[SeriesId], Field(min_length=1, max_length=MAX_SERIES_NAMED)] | None = None
     series_prefix: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     end: Step | None = Field(None, description="The cutoff: the last timestamp that is learned from, inclusive.")
-    context_length: Annotated[int, Field(ge=1, le=1024)] | None = None
+    context_length: ContextLength | None = None
     season_lengths: Annotated[list[Annotated[int, Field(ge=2, le=10_000)]], Field(max_length=2)] | None = None
     quantile_levels: QuantileLevels = DEFAULT_QUANTILE_LEVELS
     network: NetworkInput = NetworkInput()
     fit: FitInput = FitInput()
     backtest: BacktestInput = BacktestInput()
+    search: SearchInput | None = Field(None, description="Try configurations, and train the best.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     promote: Literal["always", "if_better", "never"] = "always"
 

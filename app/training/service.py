@@ -1,5 +1,6 @@
 """A training's life as rows: requested, looked at, cancelled. How it is executed stands in execution.py."""
 
+import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -11,18 +12,23 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app import calendar
+from app import __version__, calendar, quotas
 from app.contract import parse_moment
 from app.database import add_or_sum, database_now, insert_or_ignore, utc_now
 from app.datasets import service as datasets
-from app.errors import InvalidRequest, NotFound, NothingToLearn, TrainingEnded
+from app.errors import InvalidRequest, NetworkTooLarge, NotFound, NothingToLearn, TrainingEnded
 from app.lstm import config as workshop
 from app.registry import service as registry
-from app.tables import ENDED_STATUSES, Dataset, Model, Training, TrainingEvent, TrainingTotal
+from app.tables import ENDED_STATUSES, Dataset, Model, Training, TrainingEvent, TrainingState, TrainingTotal
+from app.training import trials
 
 PUBLIC_ID = re.compile(r"[a-z0-9-]{1,36}")
 TOTAL_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, math.inf)
 """The upper bounds by which ended trainings are counted."""
+USUAL_HIDDEN = 64
+"""About what the workshop chooses where no hidden_size is asked for."""
+MOST_BASES = 24
+"""Weights of the last layer for each step beside the quantiles: one for each classical forecast, and their sum's."""
 NO_PROGRESS: dict[str, Any] = {
     "fraction": 0.0,
     "step": 0,
@@ -41,11 +47,13 @@ def request(
     *,
     repeat: bool,
     max_horizon: int,
+    max_network_weights: int,
     request_id: str,
     traceparent: str | None = None,
-) -> Training:
-    """Writes the training, queued, with its whole request and its cutoff frozen in it; creates the model if there is none.
+) -> tuple[Training, bool]:
+    """(the training, whether it is new): queued, with its whole request and its cutoff frozen in it. Creates the model if there is none.
 
+    One that waits or runs already for the same request on the same data is given in place of a second.
     `wanted` is a TrainingInput as a dict; with `repeat` a model that exists trains as last time, on all data there now.
     """
     model = registry.find_model(session, workspace_id, model_name)
@@ -53,10 +61,15 @@ def request(
     dataset = _find_dataset(session, workspace_id, model, frozen)
     frozen["dataset"] = dataset.name
     _fill_horizon(model, frozen, max_horizon)
-    cutoff_step = _freeze_cutoff(session, dataset, frozen)
-    workshop.check(to_workshop_request(frozen, dataset, threads=1))
+    _check_network(trials.find_largest(frozen), max_network_weights)
+    cutoff_step, data_revision = _freeze_data(session, dataset, frozen)
+    for variant in trials.list_variants(frozen):
+        workshop.check(to_workshop_request(variant, dataset, threads=1))
     if model is None:
         model = _create_model(session, workspace_id, model_name, dataset, frozen["horizon"])
+    session.refresh(model, with_for_update=True)  # of two equal requests at once the second sees the first one's training
+    if (equal := _find_equal(session, model, dataset, frozen, cutoff_step, data_revision)) is not None:
+        return equal, False
     training = Training(
         workspace_id=workspace_id,
         public_id=str(uuid4()),
@@ -64,19 +77,23 @@ def request(
         dataset_id=dataset.id,
         request=frozen,
         cutoff_step=cutoff_step,
+        data_revision=data_revision,
         status="queued",
         device_wanted=frozen["device"],
         hinted_at=utc_now(),
+        searching=frozen.get("search") is not None,
         request_id=request_id,
         traceparent=traceparent,
         created_at=utc_now(),
     )
     session.add(training)
     session.flush()
-    return training
+    return training, True
 
 
-def to_workshop_request(frozen: dict[str, Any], dataset: Dataset, *, threads: int) -> workshop.Request:
+def to_workshop_request(
+    frozen: dict[str, Any], dataset: Dataset, *, threads: int, backtest_only: bool = False
+) -> workshop.Request:
     """The frozen request in the workshop's words: what the calendar suggests stands beside what was asked."""
     return workshop.Request(
         horizon=frozen["horizon"],
@@ -86,6 +103,7 @@ def to_workshop_request(frozen: dict[str, Any], dataset: Dataset, *, threads: in
         quantile_levels=tuple(frozen["quantile_levels"]),
         device=frozen["device"],
         threads=threads,
+        backtest_only=backtest_only,
         **frozen["network"],
         **frozen["fit"],
         **frozen["backtest"],
@@ -110,8 +128,13 @@ def list_trainings(
     before: int | None,
     limit: int,
 ) -> Sequence[Training]:
-    """Newest first."""
-    query = sa.select(Training).where(Training.workspace_id == workspace_id).order_by(Training.id.desc()).limit(limit)
+    """Newest first; the trials of a search stand with the search."""
+    query = (
+        sa.select(Training)
+        .where(Training.workspace_id == workspace_id, Training.parent_id.is_(None))
+        .order_by(Training.id.desc())
+        .limit(limit)
+    )
     if model is not None:
         query = query.join(Model, Model.id == Training.model_id).where(Model.name == model)
     if dataset is not None:
@@ -131,18 +154,28 @@ def read_names(session: Session, trainings: Sequence[Training]) -> tuple[dict[in
 
 
 def cancel(session: Session, training: Training) -> None:
-    """A queued one ends here; a running one is stopped by its supervisor, which looks each second."""
-    session.refresh(training, with_for_update=True)
-    if training.status in ENDED_STATUSES:
+    """A queued one ends here; a running one is stopped by its supervisor, which looks each second. A search takes its trials along."""
+    if not _stop(session, training):
         raise TrainingEnded(
             f"training {training.public_id} has already {training.status}",
             training=training.public_id,
             training_status=training.status,
         )
-    training.cancel_requested = True
-    if training.status == "queued":
-        end(session, training, "cancelled")
+    for trial in trials.list_trials(session, training):
+        if trial.status not in ENDED_STATUSES:
+            _stop(session, trial)
     session.flush()
+
+
+def _stop(session: Session, training: Training) -> bool:
+    """False: it has ended already."""
+    session.refresh(training, with_for_update=True)
+    if training.status in ENDED_STATUSES:
+        return False
+    training.cancel_requested = True
+    if training.status == "queued" or training.searching:
+        end(session, training, "cancelled")
+    return True
 
 
 def end(session: Session, training: Training, status: str, **fields: Any) -> None:
@@ -150,6 +183,7 @@ def end(session: Session, training: Training, status: str, **fields: Any) -> Non
     training.status = status
     training.finished_at = database_now(session)
     training.lease_expires_at = None
+    session.execute(sa.delete(TrainingState).where(TrainingState.training_id == training.id))
     for name, value in fields.items():
         setattr(training, name, value)
     data = {"status": status, "version": training.version_number, "problem": training.problem}
@@ -168,6 +202,8 @@ def _count_end(session: Session, training: Training) -> None:
         {"status": training.status, "at_most_seconds": at_most_seconds},
         {"count": 1, "seconds": seconds},
     )
+    if ended is not None and (own := quotas.measure_training(session, training)):
+        quotas.charge_training(session, training.workspace_id, ended, own)
 
 
 def summarise(event: dict[str, Any], *, seconds: float) -> dict[str, Any]:
@@ -175,6 +211,36 @@ def summarise(event: dict[str, Any], *, seconds: float) -> dict[str, Any]:
     fraction = event["fraction"]
     eta_seconds = round(seconds * (1 / fraction - 1), 1) if fraction > 0 else None
     return {**{name: event[name] for name in NO_PROGRESS if name != "eta_seconds"}, "eta_seconds": eta_seconds}
+
+
+def keep_state(session: Session, training_id: int, workspace_id: int, attempt: int, state: dict[str, Any]) -> None:
+    """Puts the state of a training under way ({"step", "data"}) in the place of its last one. Only the holder of the lease may."""
+    data: bytes = state["data"]
+    training = session.get_one(Training, training_id)
+    session.execute(sa.delete(TrainingState).where(TrainingState.training_id == training_id))
+    session.add(
+        TrainingState(
+            workspace_id=workspace_id,
+            training_id=training_id,
+            attempt=attempt,
+            step=state["step"],
+            fingerprint=(training.data or {}).get("fingerprint", ""),
+            code_version=__version__,
+            sha256=hashlib.sha256(data).hexdigest(),
+            size_bytes=len(data),
+            data=data,
+            created_at=utc_now(),
+        )
+    )
+    session.flush()
+
+
+def find_state(session: Session, training_id: int, fingerprint: str) -> TrainingState | None:
+    """The state that an earlier attempt left, if it learned from the data of this fingerprint, with this code, and is undamaged."""
+    row = session.scalar(sa.select(TrainingState).where(TrainingState.training_id == training_id))
+    if row is None or (row.fingerprint, row.code_version) != (fingerprint, __version__):
+        return None
+    return row if hashlib.sha256(row.data).hexdigest() == row.sha256 else None
 
 
 def append_events(session: Session, training_id: int, workspace_id: int, kind: str, data: Sequence[dict[str, Any]]) -> None:
@@ -212,11 +278,15 @@ def remove_progress(session: Session, *, finished_before: datetime, limit: int) 
 
 
 def _repeat_last(session: Session, model: Model) -> dict[str, Any]:
-    last = session.scalar(sa.select(Training).where(Training.model_id == model.id).order_by(Training.id.desc()).limit(1))
+    """As last time; after a search, with what it found rather than by searching again."""
+    query = sa.select(Training).where(Training.model_id == model.id, Training.parent_id.is_(None))
+    last = session.scalar(query.order_by(Training.id.desc()).limit(1))
     if last is None:
         raise InvalidRequest(f"model {model.name!r} has no training to repeat; say at least its horizon", model=model.name)
     dataset = session.get_one(Dataset, last.dataset_id)  # by its id: it may have been renamed since
-    return {**last.request, "dataset": dataset.name, "end": None}
+    best = trials.find_best(trials.list_trials(session, last)) if last.request.get("search") else None
+    request = last.request if best is None else {**best.request, "promote": last.request["promote"]}
+    return {**request, "dataset": dataset.name, "end": None}
 
 
 def _find_dataset(session: Session, workspace_id: int, model: Model | None, frozen: dict[str, Any]) -> Dataset:
@@ -237,8 +307,42 @@ def _fill_horizon(model: Model | None, frozen: dict[str, Any], max_horizon: int)
         raise InvalidRequest(f"#/horizon: {detail}", errors=[{"pointer": "#/horizon", "detail": detail}])
 
 
-def _freeze_cutoff(session: Session, dataset: Dataset, frozen: dict[str, Any]) -> int:
-    """The last step to learn from. Refused when no chosen series has two values up to it."""
+def _check_network(frozen: dict[str, Any], max_weights: int) -> None:
+    """Refuses a network that nobody could train, before a worker tries. What was not asked for is chosen small."""
+    hidden, layers = frozen["network"]["hidden_size"] or USUAL_HIDDEN, frozen["network"]["num_layers"] or 1
+    inputs = frozen["context_length"] or workshop.MAX_CONTEXT_LENGTH
+    recurrent = 4 * hidden * (2 * inputs + hidden) + (layers - 1) * 8 * hidden * hidden
+    head = 2 * hidden * (3 * hidden + inputs) + 2 * hidden * frozen["horizon"] * (len(frozen["quantile_levels"]) + MOST_BASES)
+    if recurrent + head > max_weights and (frozen["network"]["hidden_size"] or frozen["network"]["num_layers"]):
+        detail = (
+            f"expected a network of at most {max_weights} weights (ENGRAM_MAX_NETWORK_WEIGHTS), and {layers} layers of {hidden} with a horizon "
+            f"of {frozen['horizon']} and {len(frozen['quantile_levels'])} quantile levels have up to {recurrent + head}"
+        )
+        raise NetworkTooLarge(
+            f"#/network: {detail}",
+            errors=[{"pointer": "#/network", "detail": detail}],
+            max_network_weights=max_weights,
+            found=recurrent + head,
+        )
+
+
+def _find_equal(
+    session: Session, model: Model, dataset: Dataset, frozen: dict[str, Any], cutoff_step: int, data_revision: str
+) -> Training | None:
+    """The training under way that this one would repeat to the last digit."""
+    query = sa.select(Training).where(
+        Training.model_id == model.id,
+        Training.dataset_id == dataset.id,
+        Training.status.in_(["queued", "running"]),
+        ~Training.cancel_requested,
+        Training.cutoff_step == cutoff_step,
+        Training.data_revision == data_revision,
+    )
+    return next((one for one in session.scalars(query.order_by(Training.id)) if one.request == frozen), None)
+
+
+def _freeze_data(session: Session, dataset: Dataset, frozen: dict[str, Any]) -> tuple[int, str]:
+    """(the last step to learn from, the revisions of the chosen series as one). Refused when no chosen series has two values up to it."""
     rows = datasets.select_series(session, dataset.id, frozen["series"], frozen["series_prefix"])
     cutoffs = [row.cutoff_step for row in rows if row.cutoff_step is not None]
     if not cutoffs:
@@ -261,7 +365,8 @@ def _freeze_cutoff(session: Session, dataset: Dataset, frozen: dict[str, Any]) -
             dataset=dataset.name,
             end=until,
         )
-    return cutoff
+    revisions = hashlib.sha256(b"".join(b"%d %d " % (row.id, row.revision) for row in rows))
+    return cutoff, revisions.hexdigest()
 
 
 def _begins_before(row: Any, cutoff: int) -> bool:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from app.database import Database
 from app.datasets import formats
+from app.datasets.bounds import Bounds
 from app.datasets.columns import ColumnOptions
 from app.errors import BodyTooLarge, EngramError, InvalidObservations, UnsupportedMediaType
 from app.tables import Chunk, Dataset, Series
@@ -219,10 +220,10 @@ def test_a_parquet_file_on_which_its_reader_would_abort_is_refused_like_any_othe
     assert "its reader gave up" in refuse(whole.replace(count_of_a_page, b"\x2c\x15\x01"), formats.PARQUET).detail
 
 
-def test_a_small_file_that_unpacks_to_too_many_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "MAX_ROWS", 1000)
+def test_a_small_file_that_unpacks_to_too_many_rows_is_refused() -> None:
     body = to_parquet(timestamp=pl.Series([0] * 1001).cast(pl.Date), value=[1.0] * 1001)
-    assert isinstance(refuse(body, formats.PARQUET), BodyTooLarge)
+    with pytest.raises(BodyTooLarge, match="at most 1000 rows, found 1001"):
+        formats.parse(body, formats.PARQUET, ColumnOptions(), "d", Bounds(max_rows=1000))
 
 
 def test_one_column_plays_one_role() -> None:

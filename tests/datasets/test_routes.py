@@ -155,11 +155,11 @@ def test_answers_are_given_as_accept_asks(client: Any) -> None:
     assert client.get("/v1/datasets/empty/observations", headers={"accept": "text/csv"}).text == "series,timestamp,value\n"
 
 
-def test_too_much_at_once_is_refused_with_the_way_out(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.datasets.routes.MAX_JSON_OBSERVATIONS", 2)
+def test_too_much_at_once_is_refused_with_the_way_out(client: Any) -> None:
+    client.app.state.settings = client.app.state.settings.model_copy(update={"max_answer_observations": 40})
     post(client, "a")
     answer = client.get("/v1/datasets/a/observations")
-    assert problem_of(answer) == (422, "invalid-request")
+    assert problem_of(answer) == (422, "answer-too-large")
     assert "fewer series" in answer.json()["detail"]
     assert client.get("/v1/datasets/a/observations", headers={"accept": "text/csv"}).status_code == 200
     assert client.get("/v1/datasets/a/observations?end=2024-01-01").status_code == 200

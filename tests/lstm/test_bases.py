@@ -3,7 +3,18 @@ import pytest
 import torch
 
 from app.lstm.bases import FixedBases
-from app.lstm.fitted import FITTED, QUICK, FittedBases, Units, fade_season, run_regression, weigh_constants
+from app.lstm.fitted import (
+    FIRST_SLOPE,
+    FITTED,
+    HOLT,
+    QUICK,
+    DampedHolt,
+    FittedBases,
+    Units,
+    fade_season,
+    run_regression,
+    weigh_constants,
+)
 
 SHAPES = [(48, 12, (12,)), (336, 48, (24, 168)), (10, 6, ()), (2, 3, ()), (1, 2, ()), (50, 7, (12,))]
 CPU = torch.device("cpu")
@@ -113,12 +124,35 @@ def test_the_running_line_is_that_of_least_squares():
 
 
 def test_constants_are_weighed_by_likelihood():
-    ahead = torch.tensor([[[1.0]], [[3.0]]])  # [C, N, H]
-    same, _ = weigh_constants(torch.tensor([[2.0], [2.0]]), torch.tensor([10.0]), ahead)
-    assert float(same) == pytest.approx(2.0)
-    better, rms = weigh_constants(torch.tensor([[2.0], [4.0]]), torch.tensor([10.0]), ahead)
-    assert float(better) == pytest.approx((1 * 2**5 + 3) / (2**5 + 1), rel=1e-3)  # (4 / 2)^(10 / 2)
+    same, _ = weigh_constants(torch.tensor([[2.0], [2.0]]), torch.tensor([10.0]))  # [C, N]
+    np.testing.assert_allclose(same[:, 0], [0.5, 0.5])
+    better, rms = weigh_constants(torch.tensor([[2.0], [4.0]]), torch.tensor([10.0]))
+    assert float(better[0] / better[1]) == pytest.approx(2**5, rel=1e-3)  # (4 / 2)^(10 / 2)
     assert float(rms) == pytest.approx(np.sqrt((2 * 2**5 + 4) / (2**5 + 1) / 10), rel=1e-3)
+
+
+@pytest.mark.parametrize("length", [1, 3, 16, 20, 128])
+def test_holt_in_blocks_is_holt_step_by_step(length):
+    """Every constant alone, in float64, with values that begin late and are judged in parts."""
+    rng = np.random.default_rng(length)
+    first = int(rng.integers(length))
+    values = np.where(np.arange(length) > first, rng.standard_normal(length).cumsum(), 0.0)
+    judged = (rng.random(length) < 0.8) * 1.0
+    slope_at = min(first + FIRST_SLOPE, length - 1)
+    slope = values[slope_at] / max(slope_at - first, 1)
+    squares, aheads = [], []
+    for alpha, beta, damping in HOLT:
+        level, trend, errors = 0.0, slope, np.zeros(length)
+        for t in range(first + 1, length):
+            errors[t] = values[t] - level - damping * trend
+            level, trend = level + damping * trend + alpha * errors[t], damping * trend + alpha * beta * errors[t]
+        squares.append([(errors**2 * judged).sum()])
+        aheads.append(level + trend * np.cumsum(damping ** np.arange(1, 5)))
+    weights, rms = weigh_constants(torch.tensor(squares), torch.tensor([judged.sum()]))
+    rows = [torch.tensor(row[None], dtype=torch.float32) for row in (values, judged)]
+    found, found_rms = DampedHolt(length, 4, CPU)(rows[0], torch.tensor([[first]]), rows[1])
+    np.testing.assert_allclose(found[0], weights[:, 0].numpy() @ np.array(aheads), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found_rms, rms, rtol=1e-4, atol=1e-5)
 
 
 def test_smoothing_constants_follow_the_series():
@@ -162,4 +196,5 @@ def test_the_quick_ones_are_the_same_as_among_all():
     everything, quick = FittedBases(60, 6, (12,), FITTED, CPU), FittedBases(60, 6, (12,), QUICK, CPU)
     a, b = everything(window, mask, plain_units(4))[0], quick(window, mask, plain_units(4))[0]
     for place, name in enumerate(quick.names):
-        np.testing.assert_array_equal(b[..., place], a[..., everything.names.index(name)])
+        # A product over more rows rounds its sums in another order.
+        np.testing.assert_allclose(b[..., place], a[..., everything.names.index(name)], rtol=1e-5, atol=1e-6)

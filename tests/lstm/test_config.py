@@ -11,10 +11,11 @@ from app.lstm.config import Config, Request, check
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("architecture", "plain"),
+        ("architecture", "deep"),
         ("activation", "relu"),
         ("loss", "mse"),
-        ("optimizer", "sgd"),
+        ("optimizer", "lion"),
+        ("input_noise", 0.1),
         ("context_length", 0),
         ("context_length", 1025),
         ("quantile_levels", (0.1, 0.9)),

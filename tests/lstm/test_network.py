@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from app.lstm.choices import choose
@@ -6,6 +7,7 @@ from app.lstm.config import Request
 from app.lstm.inputs import Preparation
 from app.lstm.network import Network, answer_of_prior
 from app.lstm.prior import load_prior
+from app.lstm.stack import Stack
 from app.lstm.windows import Series
 
 
@@ -43,3 +45,14 @@ def test_masked_is_not_zero(monthly):
     masked, zeroed = contexts.copy(), contexts.copy()
     masked[0, 40], zeroed[0, 40] = np.nan, 0.0
     assert not torch.allclose(network(prepare(masked)[0]), network(prepare(zeroed)[0]))
+
+
+@pytest.mark.parametrize("asked", [{}, {"num_layers": 2, "context_length": 31}])
+def test_nets_side_by_side_answer_as_each_alone(monthly, asked):
+    prepare, network = build(monthly, **asked)
+    other = build(monthly, **asked)[1]
+    for each in (network, other):
+        torch.nn.init.normal_(each.out.weight, std=0.05)
+    inputs, _ = prepare(np.random.default_rng(0).lognormal(0, 1, (5, 48)))
+    with torch.no_grad():
+        torch.testing.assert_close(Stack([network, other])(inputs), torch.stack([network(inputs), other(inputs)]))

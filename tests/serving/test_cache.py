@@ -1,4 +1,4 @@
-"""Loaded forecasters: read once, the least recently used go first."""
+"""What is kept: read once, the least recently used go first."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.lstm import Request, Series, learn
-from app.serving.cache import LOADED_OVER_STORED, Forecasters
+from app.serving.cache import LOADED_OVER_STORED, Forecasters, Kept
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +27,21 @@ def test_the_least_recently_used_goes_when_memory_is_needed(artifact: bytes) -> 
         return load
 
     forecasters = Forecasters(len(artifact) * LOADED_OVER_STORED * 2)
-    context = np.full((1, 20), 5.0)
-
-    def predict(version_id: int) -> None:
-        forecasters.predict(version_id, loader(version_id), context, horizon=2, quantile_levels=(0.5,))
-
     for version_id in (1, 2, 1, 3, 1, 2):
-        predict(version_id)
-    forecasters.close()
+        forecasters.get(version_id, loader(version_id))
     assert loads == [1, 2, 3, 2]
 
 
 def test_one_that_is_larger_than_the_memory_still_serves(artifact: bytes) -> None:
-    forecasters = Forecasters(0)
-    quantiles = forecasters.predict(1, lambda: artifact, np.full((2, 9), 5.0), horizon=3, quantile_levels=(0.1, 0.5))
-    forecasters.close()
-    assert quantiles.shape == (2, 3, 2)
+    forecaster = Forecasters(0).get(1, lambda: artifact)
+    assert forecaster.predict(np.full((2, 9), 5.0), (0.1, 0.5), 3).shape == (2, 3, 2)
+
+
+def test_the_bytes_of_what_is_kept_are_bounded() -> None:
+    kept: Kept[str, int] = Kept(10)
+    for number, key in enumerate("abcb"):
+        kept.put(key, number, 4)
+    assert [kept.find(key) for key in "abc"] == [None, 3, 2]
+    assert kept.bytes == 8
+    kept.put("b", 9, 11)
+    assert (kept.find("b"), kept.bytes) == (None, 4)

@@ -108,6 +108,61 @@ def test_a_lost_lease_fences_its_former_holder(database: Database, settings: Set
     assert (row.status, row.owner, row.data) == ("running", "w2", None)
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_jumps_takes_no_lease_away_and_makes_none_endless(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    with database.write() as session:
+        add_trainings(session, 1)
+    first = take(database, settings, "w1")
+    assert first is not None
+    ahead = timedelta(hours=hours)
+    monkeypatch.setattr(claims, "database_now", lambda session: database_now(session) + ahead)
+
+    def sweep() -> None:
+        with database.write() as session:
+            claims.sweep(session, settings)
+            session.commit()
+
+    for _ in range(2):
+        sweep()  # whoever sweeps before the holder has renewed its lease
+        assert (read(database, "auto-0").status, read(database, "auto-0").lost_attempts) == ("running", 0)
+    with database.write() as session:
+        assert claims.beat(session, settings, first) is False
+        session.commit()
+    ahead += timedelta(seconds=settings.lease_seconds - 1)
+    sweep()
+    assert read(database, "auto-0").status == "running"
+    ahead += timedelta(seconds=2)
+    sweep()
+    assert (read(database, "auto-0").status, read(database, "auto-0").lost_attempts) == ("queued", 1)
+    with database.write() as session:
+        assert claims.beat(session, settings, first) is None
+
+
+def test_a_holder_that_is_gone_keeps_no_lease_that_a_jump_made_endless(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database.write() as session:
+        add_trainings(session, 1)
+    assert take(database, settings, "w1") is not None
+    ahead = -timedelta(hours=1)
+    monkeypatch.setattr(claims, "database_now", lambda session: database_now(session) + ahead)
+    assert take(database, settings, "w2") is None
+    ahead += timedelta(seconds=claims.JUMP_SECONDS + 1)
+    claim = take(database, settings, "w2")
+    assert claim is not None
+    assert claim.attempt == 2
+
+
+def test_a_hint_that_lies_ahead_is_sent_again(database: Database, settings: Settings) -> None:
+    with database.write() as session:
+        add_trainings(session, 1)
+        session.execute(sa.update(Training).values(hinted_at=utc_now() + timedelta(hours=1)))
+        assert claims.take_stale_hints(session, settings) == [("auto-0", "auto")]
+        assert claims.take_stale_hints(session, settings) == []
+
+
 def test_the_same_worker_is_fenced_by_its_attempt(database: Database, settings: Settings) -> None:
     with database.write() as session:
         add_trainings(session, 1)

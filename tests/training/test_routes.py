@@ -76,10 +76,24 @@ def test_series_without_two_values_cannot_be_learned(client: Client) -> None:
     assert problem_of(client, "/v1/models/m/trainings", {"dataset": "empty", "horizon": 2})[:2] == (422, "nothing-to-learn")
 
 
-def test_what_is_not_built_yet_is_said(client: Client) -> None:
+def test_what_the_default_network_cannot_be_asked_is_said(client: Client) -> None:
     client.post_air()
-    plain = {"dataset": "air", "horizon": 2, "network": {"architecture": "plain"}}
-    assert problem_of(client, "/v1/models/m/trainings", plain)[:2] == (422, "invalid-request")
+    relu = {"dataset": "air", "horizon": 2, "network": {"activation": "relu"}}
+    assert problem_of(client, "/v1/models/m/trainings", relu)[:2] == (422, "invalid-request")
+
+
+def test_a_textbook_lstm_is_one_request(client: Client, executor: Executor) -> None:
+    client.post_air()
+    network = {"architecture": "plain", "hidden_size": 50, "activation": "relu"}
+    fit = {"loss": "mse", "optimizer": "sgd", "batch_size": "all", "max_epochs": 3, "input_noise": 0.01, "gradient_clip": None}
+    ended = client.train(executor, "plain", dataset="air", horizon=1, context_length=1, network=network, fit=fit)
+    assert ended["status"] == "succeeded", ended["problem"]
+    assert ended["config"]["steps"] == 3
+    curve = client.get(f"/v1/trainings/{ended['id']}/history").json()["items"]
+    last = [one for one in curve if one["phase"] == "backtest"][-1]
+    assert all(last[name] is not None for name in ("loss", "validation_loss", "gradient_norm"))
+    forecast = client.post("/v1/models/plain/forecasts", json={"quantile_levels": [0.1, 0.5, 0.9]}).json()["forecasts"][0]
+    assert forecast["quantiles"]["0.1"] < forecast["median"] < forecast["quantiles"]["0.9"]
 
 
 def test_a_request_is_frozen_and_learned(client: Client, executor: Executor, database: Database) -> None:
@@ -190,7 +204,8 @@ def test_a_worker_that_stops_hands_its_training_back(client: Client, executor: E
 
 def test_lists_page(client: Client) -> None:
     client.post_air()
-    ids = [client.post("/v1/models/air/trainings", json={"dataset": "air", "horizon": 6}).json()["id"] for _ in range(3)]
+    bodies = [{"dataset": "air", "horizon": horizon} for horizon in (4, 5, 6)]
+    ids = [client.post("/v1/models/air/trainings", json=body).json()["id"] for body in bodies]
     first = client.get("/v1/trainings?limit=2").json()
     second = client.get(f"/v1/trainings?limit=2&cursor={first['next_cursor']}").json()
     assert [item["id"] for item in first["items"] + second["items"]] == ids[::-1]

@@ -1,6 +1,9 @@
 """How a supervised child may end, beside well: by the limit, by a kill, by a cancel, by a lost lease."""
 
 import multiprocessing
+import os
+import resource
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -43,10 +46,68 @@ def test_the_time_limit_ends_it(client: Client, database: Database, tmp_path: Pa
     assert (ended["status"], ended["problem"]["type"]) == ("failed", "/problems/time-limit")
 
 
-def test_a_killed_child_fails_its_training_and_the_worker_lives(client: Client, executor: Executor) -> None:
-    ended = run_and(client, executor, lambda _: [child.kill() for child in multiprocessing.active_children()])
-    assert (ended["status"], ended["problem"]["type"]) == ("failed", "/problems/out-of-memory")
+def kill_children(_: str) -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+def test_a_killed_child_is_a_lost_attempt_and_the_worker_lives(client: Client, executor: Executor) -> None:
+    ended = run_and(client, executor, kill_children)
+    assert (ended["status"], ended["attempt"], ended["problem"]) == ("queued", 1, None)
+    assert client.post(f"/v1/trainings/{ended['id']}/cancel").status_code == 202
     assert client.train(executor, "air", fit={"max_steps": 10})["status"] == "succeeded"
+
+
+def test_a_child_that_the_kernel_killed_for_memory_fails_its_training(
+    client: Client, executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = tmp_path / "vmstat"
+    counts.write_text("nr_free_pages 12\noom_kill 3\n")
+    monkeypatch.setattr(supervision, "KERNEL_COUNTS", counts)
+
+    def run_out_of_memory(_: str) -> None:
+        time.sleep(0.3)  # the supervisor has looked at it once
+        counts.write_text("nr_free_pages 12\noom_kill 4\n")
+        kill_children(_)
+
+    problem = run_and(client, executor, run_out_of_memory)["problem"]
+    assert problem["type"] == "/problems/out-of-memory"
+    assert problem["peak_bytes"] > 2**20
+    assert f"{problem['peak_bytes'] / 2**20:.0f} MiB" in problem["detail"]
+
+
+def test_a_child_that_allocates_more_than_there_is_says_how_much_it_had(client: Client, executor: Executor) -> None:
+    client.post_air()
+    fit = {"batch_size": 65_536, "max_steps": 2}
+    network = {"hidden_size": 4096, "num_layers": 16}
+    client.post("/v1/models/big/trainings", json={"dataset": "air", "horizon": 6, "fit": fit, "network": network})
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    start = multiprocessing.get_context("forkserver").Process.start
+
+    def start_small(process: Any) -> None:
+        start(process)
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (6 * 2**30, limit[1]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing.get_context("forkserver").Process, "start", start_small)
+        executor.execute()
+    problem = client.get("/v1/trainings").json()["items"][0]["problem"]
+    assert problem["type"] == "/problems/out-of-memory"
+    assert problem["peak_bytes"] > 2**20
+    assert client.train(executor, "air", dataset="air", horizon=6, fit={"max_steps": 10})["status"] == "succeeded"
+
+
+def test_a_child_that_hangs_is_killed_at_the_limit(
+    client: Client, database: Database, tmp_path: Path, database_url: str
+) -> None:
+    settings = Settings(data_dir=tmp_path, database_url=database_url, max_training_seconds=2.0)
+
+    def hang(_: str) -> None:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid or 0, signal.SIGSTOP)
+
+    ended = run_and(client, Executor(database, settings, "test-worker", ("cpu",)), hang)
+    assert (ended["status"], ended["problem"]["type"]) == ("failed", "/problems/time-limit")
 
 
 def test_a_cancel_ends_it(client: Client, executor: Executor) -> None:

@@ -1,0 +1,141 @@
+"""The live service against its own OpenAPI document, by schemathesis: every operation, all phases, stateful links included.
+
+    pip install schemathesis        # into an environment of its own; --tool says where
+    python -m benchmarks.conformance --tool /path/to/schemathesis [--examples 30] [--seconds 580] [--open] [--database postgresql://...]
+
+Starts `engram serve` in a folder of its own with a dataset, a model and a version, and with a key unless --open. Beside the tool's own
+verdict, which may be read in the folder, it prints how many cases there were, how many answers were a 5xx, and whether the service lives.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parent.parent
+AIR = (ROOT / "examples" / "air_passengers.csv").read_bytes()
+CHECKS_OF_KEYS = "ignored_auth,missing_required_header"
+"""An open service asks for no key: what these look for is not there to be found."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tool", default="schemathesis")
+    parser.add_argument("--examples", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=580.0)
+    parser.add_argument("--port", type=int, default=8300)
+    parser.add_argument("--open", action="store_true")
+    parser.add_argument("--database", default="")
+    parser.add_argument("--broker", default="")
+    parser.add_argument("--phases", default="examples,coverage,fuzzing,stateful")
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="engram-conformance-"))
+    environment = {
+        **os.environ,
+        "ENGRAM_DATA_DIR": str(folder / "data"),
+        "ENGRAM_LOG_FORMAT": "json",
+        "ENGRAM_LOG_LEVEL": "debug",
+    }
+    environment["ENGRAM_KEY_PEPPER"] = "for the conformance run alone, and long enough"
+    environment |= {"ENGRAM_DATABASE_URL": options.database, "ENGRAM_BROKER_URL": options.broker}
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "service.log").open("w") as log:
+        engram = [sys.executable, "-m", "app.cli"]
+        service = subprocess.Popen(
+            [*engram, "serve", f"--port={options.port}"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+        try:
+            url = f"http://127.0.0.1:{options.port}"
+            headers = fill(url)
+            if not options.open:
+                made = subprocess.run(
+                    [*engram, "keys", "create", "conformance", "--scopes=admin"],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=-1,
+                    text=True,
+                    check=True,
+                )
+                headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+            run(options, folder, url, headers)
+            alive = httpx.get(f"{url}/health/ready", timeout=60).status_code
+        finally:
+            service.terminate()
+            service.wait(30)
+    report(folder, alive)
+
+
+def fill(url: str) -> dict[str, str]:
+    """A dataset, and a model that has learned from it."""
+    deadline = time.monotonic() + 120
+    with httpx.Client(base_url=url, timeout=60) as http:
+        while time.monotonic() < deadline:
+            try:
+                if http.get("/health/ready").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.3)
+        http.post("/v1/datasets/air/observations", content=AIR, headers={"Content-Type": "text/csv"}).raise_for_status()
+        body = {"dataset": "air", "horizon": 3, "fit": {"max_steps": 20}}
+        training = http.post("/v1/models/air/trainings", json=body).raise_for_status().json()["id"]
+        while http.get(f"/v1/trainings/{training}").json()["status"] in ("queued", "running"):
+            time.sleep(0.3)
+    return {}
+
+
+def run(options: argparse.Namespace, folder: Path, url: str, headers: dict[str, str]) -> None:
+    """The tool itself. What would end the run for all that follows is left out: the key that closes an open service, and the end of its own."""
+    document = httpx.get(f"{url}/openapi.json", timeout=60).json()
+    if options.open:  # an open service asks for no key, and a request without one breaks no rule
+        for operation in (each for path in document["paths"].values() for each in path.values()):
+            operation.pop("security", None)
+    (folder / "openapi.json").write_text(json.dumps(document))
+    command = [
+        options.tool,
+        "--config-file",
+        str(ROOT / "benchmarks" / "schemathesis.toml"),
+        "run",
+        "openapi.json",
+        f"--url={url}",
+    ]
+    command += [
+        f"--max-examples={options.examples}",
+        f"--phases={options.phases}",
+        f"--max-time={options.seconds:.0f}",
+        "--checks=all",
+    ]
+    command += ["--continue-on-failure", "--request-timeout=60", "--suppress-health-check=all"]
+    command += [f"--exclude-operation-id={find_operation(document, options.open)}"]
+    command += [f"--exclude-checks={CHECKS_OF_KEYS}"] if options.open else []
+    for name, value in headers.items():
+        command += ["--header", f"{name}: {value}"]
+    hooks = {"SCHEMATHESIS_HOOKS": "benchmarks.conformance_hooks", "PYTHONPATH": str(ROOT)}
+    with (folder / "schemathesis.log").open("w") as log:
+        subprocess.run(command, cwd=folder, env={**os.environ, **hooks}, stdout=log, stderr=log, check=False)
+
+
+def find_operation(document: dict[str, Any], is_open: bool) -> str:
+    """The id of the operation that is left out."""
+    found = document["paths"]["/v1/keys"]["post"] if is_open else document["paths"]["/v1/keys/{prefix}"]["delete"]
+    return str(found["operationId"])
+
+
+def report(folder: Path, alive: int) -> None:
+    said = (folder / "schemathesis.log").read_text(errors="replace")
+    answers = re.findall(r'"status": (\d{3})', (folder / "service.log").read_text(errors="replace"))
+    failures = re.findall(r"\d+ (?:unique )?failures?.*|No issues found.*", said)
+    print(f"{folder}: {said[said.rfind('Test cases') :].splitlines()[:2]}, {failures[-1:]}")
+    print(f"answers: {len(answers)}, 5xx: {sum(status >= '500' for status in answers)}; the service lives: {alive == 200}")
+
+
+if __name__ == "__main__":
+    main()

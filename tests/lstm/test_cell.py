@@ -1,0 +1,96 @@
+"""The cell is the textbook's: against the equations in numpy, against torch's own, and against Keras where it is installed."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from app.lstm.cell import ACTIVATIONS, LstmStack
+
+ACTIVATE = {"tanh": np.tanh, "relu": lambda z: z * (z.real > 0), "sigmoid": lambda z: 1 / (1 + np.exp(-z))}
+
+
+def run_by_the_equations(inputs, weights, activation):
+    """Hochreiter & Schmidhuber (1997), Gers et al. (2000): inputs [B, T, features] -> the last h [B, hidden]."""
+    W, U, b = weights  # [4 hidden, features], [4 hidden, hidden], [4 hidden], each i, f, g, o
+    act, sigmoid = ACTIVATE[activation], ACTIVATE["sigmoid"]
+    h = c = np.zeros((len(inputs), U.shape[1]))
+    for t in range(inputs.shape[1]):
+        i, f, g, o = np.split(inputs[:, t] @ W.T + h @ U.T + b, 4, axis=1)
+        c = sigmoid(f) * c + sigmoid(i) * act(g)
+        h = sigmoid(o) * act(c)
+    return h
+
+
+def build(activation, features=2, hidden=3, num_layers=1):
+    torch.manual_seed(0)
+    stack = LstmStack(features, hidden, num_layers, activation, 0.0).double()
+    with torch.no_grad():
+        stack.bias_ih_l0.normal_()
+    return stack
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_forward_and_gradient_are_those_of_the_equations(activation):
+    stack, inputs = build(activation), torch.randn(3, 5, 2, dtype=torch.float64)
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0")
+    weights = [getattr(stack, name).detach().numpy().astype(complex) for name in names]
+    share = np.linspace(0.5, 1.5, 9).reshape(3, 3)  # a loss that treats each output differently
+    state = stack.last_state(inputs)
+    (state * torch.from_numpy(share)).sum().backward()
+    np.testing.assert_allclose(state.detach(), run_by_the_equations(inputs.numpy(), weights, activation).real, atol=1e-12)
+    for name, values in zip(names, weights, strict=True):
+        for place in np.ndindex(values.shape):
+            values[place] += 1e-30j  # the complex step: a derivative without cancellation (Squire & Trapp, 1998)
+            slope = (run_by_the_equations(inputs.numpy(), weights, activation) * share).sum().imag / 1e-30
+            values[place] -= 1e-30j
+            assert float(getattr(stack, name).grad[place]) == pytest.approx(slope, abs=1e-12, rel=1e-12)
+
+
+def test_the_inputs_gradient_is_right_through_two_layers():
+    stack = build("relu", num_layers=2)
+    inputs = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(stack.last_state, inputs)
+
+
+def test_tanh_is_torchs_own():
+    ours, theirs = build("tanh", num_layers=2), nn.LSTM(2, 3, 2, batch_first=True).double()
+    theirs.load_state_dict(ours.state_dict())
+    inputs = torch.randn(4, 6, 2, dtype=torch.float64)
+    torch.testing.assert_close(ours.last_state(inputs), theirs(inputs)[0][:, -1], rtol=0, atol=0)
+    gates = nn.functional.linear(inputs.transpose(0, 1), ours.weight_ih_l0, ours.bias_ih_l0)
+    from app.lstm.cell import Recurrence  # the path of the other activations, with this one
+
+    one = nn.LSTM(2, 3, batch_first=True).double()
+    one.load_state_dict({name: value for name, value in ours.state_dict().items() if name.endswith("_l0")})
+    torch.testing.assert_close(
+        Recurrence.apply(gates, ours.weight_hh_l0, "tanh").transpose(0, 1), one(inputs)[0], rtol=0, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+def test_without_gradient_it_says_the_same(activation):
+    stack, inputs = build(activation, num_layers=2), torch.randn(4, 6, 2, dtype=torch.float64)
+    expected = stack.last_state(inputs)
+    with torch.inference_mode():
+        torch.testing.assert_close(stack.last_state(inputs), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_with_the_same_weights_it_is_the_lstm_of_keras(activation):
+    os.environ["KERAS_BACKEND"] = "torch"
+    keras = pytest.importorskip("keras", reason="the extra engram[keras] is not installed")
+    layer = keras.layers.LSTM(50, activation=activation)
+    inputs = np.random.default_rng(0).standard_normal((8, 12, 1)).astype(np.float32)
+    layer.build(inputs.shape)
+    stack = LstmStack(1, 50, 1, activation, 0.0)
+    kernel, recurrent, bias = (torch.tensor(np.asarray(weights)) for weights in layer.get_weights())
+    with torch.no_grad():  # Keras' gates lie as ours, i, f, c, o; its matrices are transposed
+        stack.weight_ih_l0.copy_(kernel.T)
+        stack.weight_hh_l0.copy_(recurrent.T)
+        stack.bias_ih_l0.copy_(bias)
+        theirs = np.asarray(layer(inputs).cpu())
+        np.testing.assert_allclose(stack.last_state(torch.from_numpy(inputs)), theirs, atol=1e-5)
