@@ -21,8 +21,6 @@ MOST_PREPARED = 2048
 """The largest batch of the default network."""
 MORE_ON_CUDA = 4
 """As many windows more in each batch: they cost a GPU nothing, and a batch eight times as large was measured to learn worse."""
-MORE_SHARE = 0.25
-"""Of the steps: what a net that was judged learns on top, with the windows it was judged on among the rest."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ class Amount:
     dropout: float
     weight_decay: float
     net_weight: float
+    more: float = 0.25
+    """Of the steps: what a net that was judged learns on top, with the windows it was judged on among the rest."""
 
 
 AMOUNTS = (
@@ -46,7 +46,16 @@ AMOUNTS = (
     Amount(math.inf, 64, nets=2, steps=1200, batch_size=32, learning_rate=2e-3, dropout=0.3, weight_decay=0.1, net_weight=0.75),
 )
 LONG_SERIES = Amount(
-    math.inf, 64, nets=3, steps=500, batch_size=128, learning_rate=1e-2, dropout=0.0, weight_decay=1e-4, net_weight=1.0
+    math.inf,
+    64,
+    nets=3,
+    steps=500,
+    batch_size=128,
+    learning_rate=1e-2,
+    dropout=0.0,
+    weight_decay=1e-4,
+    net_weight=1.0,
+    more=0.5,
 )
 
 
@@ -115,7 +124,7 @@ def choose(request: Request, series: Series, device: str, halvings: int = 0) -> 
         l1=request.l1,
         gradient_clip=GRADIENT_CLIP if request.gradient_clip is None else request.gradient_clip,
         steps=max(1, steps),
-        more_steps=round(MORE_SHARE * max(1, steps)),
+        more_steps=round(amount.more * max(1, steps)),
         nets=amount.nets,
         net_weight=amount.net_weight,
         target_loss=request.target_loss,

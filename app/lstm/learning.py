@@ -10,7 +10,7 @@ from torch import nn
 
 from app.errors import NothingToLearn
 from app.lstm.architectures import AnyEnsemble, assemble, build_network, prepare_windows
-from app.lstm.choices import MORE_SHARE, choose, least_seen
+from app.lstm.choices import choose, least_seen
 from app.lstm.config import Config, Request, check
 from app.lstm.decision import Trial
 from app.lstm.device import Place, choose_device, relieve
@@ -25,8 +25,8 @@ REPORTS = 100
 TIMED_STEPS, UNTIMED_STEPS = 25, 5
 ENOUGH_WINDOWS, MOST_INNER_CUTOFFS = 100, 4
 MOST_TRIED = 2048
-MOST_NETS, MOST_TIMES = 6, 2
-"""What a time budget may grow to: so many nets of so many times the steps that the data deserves by default."""
+MOST_NETS = 8
+"""What a time budget may grow to: more of a net's steps make it learn by heart, more nets only lessen what chance left."""
 
 
 @dataclass(frozen=True)
@@ -231,13 +231,13 @@ def fit_budget(series: Series, config: Config, request: Request, device: torch.d
     probe = replace(config, steps=UNTIMED_STEPS + TIMED_STEPS, nets=1)
     fit(series, probe, device, lambda _: marks.append(clock()))
     seconds_per_step = max((marks[-1] - marks[UNTIMED_STEPS - 1]) / (len(marks) - UNTIMED_STEPS), 1e-6)
-    share = 1.0 if config.is_textbook else MORE_SHARE
+    share = config.more_steps / config.steps
     held = max(1, int((request.max_seconds or 0.0) / seconds_per_step / (1 + share)))
     if request.max_steps is not None or request.max_epochs is not None or config.is_textbook:
         nets, steps = config.nets, min(max(1, held // config.nets), config.steps)
     else:
         nets = int(np.clip(held // config.steps, 1, MOST_NETS))
-        steps = max(1, min(held // nets, MOST_TIMES * config.steps))
+        steps = max(1, min(held, config.steps))
     reason = f"{request.max_seconds} s at the speed of the first steps"
     reasons = {**config.reasons, "steps": reason, "nets": reason}
     return replace(config, steps=steps, more_steps=round(share * steps), nets=nets, reasons=reasons)
