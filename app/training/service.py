@@ -309,11 +309,12 @@ def _fill_horizon(model: Model | None, frozen: dict[str, Any], max_horizon: int)
 
 def _check_network(frozen: dict[str, Any], max_weights: int) -> None:
     """Refuses a network that nobody could train, before a worker tries. What was not asked for is chosen small."""
-    hidden, layers = frozen["network"]["hidden_size"] or USUAL_HIDDEN, frozen["network"]["num_layers"] or 1
+    asked_hidden, asked_layers = (frozen["network"].get(name) for name in ("hidden_size", "num_layers"))
+    hidden, layers = asked_hidden or USUAL_HIDDEN, asked_layers or 1
     inputs = frozen["context_length"] or workshop.MAX_CONTEXT_LENGTH
     recurrent = 4 * hidden * (2 * inputs + hidden) + (layers - 1) * 8 * hidden * hidden
     head = 2 * hidden * (3 * hidden + inputs) + 2 * hidden * frozen["horizon"] * (len(frozen["quantile_levels"]) + MOST_BASES)
-    if recurrent + head > max_weights and (frozen["network"]["hidden_size"] or frozen["network"]["num_layers"]):
+    if recurrent + head > max_weights and (asked_hidden or asked_layers):
         detail = (
             f"expected a network of at most {max_weights} weights (ENGRAM_MAX_NETWORK_WEIGHTS), and {layers} layers of {hidden} with a horizon "
             f"of {frozen['horizon']} and {len(frozen['quantile_levels'])} quantile levels have up to {recurrent + head}"
