@@ -105,7 +105,12 @@ def choose(request: Request, series: Series, device: str, halvings: int = 0) -> 
         reasons["steps"] = f"{request.max_epochs} epochs of {epoch} steps"
     reasons["batch_size"] = "as asked" if request.batch_size else "small batches learn most per second on one core"
     reasons["nets"] = f"by the {windows} windows there are to learn from"
-    reasons["hidden_size"] = "as asked" if request.hidden_size else f"by the {windows} windows there are to learn from"
+    for name in ("hidden_size", "dropout", "learning_rate", "weight_decay"):
+        asked = getattr(request, name) is not None
+        reasons[name] = "as asked" if asked else f"by the {windows} windows there are to learn from"
+    reasons["num_layers"] = "as asked" if request.num_layers else "a second layer was measured to gain nothing"
+    reasons["history_length"] = "what the window's classical forecasts are made from"
+    reasons["more_steps"] = "on the newest windows too, once the net was judged without them"
     config = Config(
         optimizer=request.optimizer,
         horizon=request.horizon,
