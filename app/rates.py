@@ -12,9 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import redis
+from typing import Any, Protocol
 
 from app.settings import Settings
 from app.telemetry import log
@@ -59,7 +57,7 @@ class Rates:
 
     def __init__(self, settings: Settings) -> None:
         is_redis = settings.broker_url.startswith(("redis://", "rediss://"))
-        self._counter = _RedisCounter(settings) if is_redis else _FileCounter(settings.data_dir / FILE)
+        self._counter: _Counter = _RedisCounter(settings) if is_redis else _FileCounter(settings.data_dir / FILE)
         self._silent_until = 0.0
 
     def take(self, name: str, limit: int) -> Taken:
@@ -68,7 +66,7 @@ class Rates:
             return Taken(True, limit, 0.0)
         try:
             is_allowed, seconds = self._counter.take(name, WINDOW_SECONDS / limit)
-        except (redis.RedisError, sqlite3.Error, OSError) as error:
+        except self._counter.away as error:
             log.warning("requests are not counted for a while", error=str(error), seconds=PAUSE_SECONDS)
             self._silent_until = time.monotonic() + PAUSE_SECONDS
             return Taken(True, limit, 0.0)
@@ -78,10 +76,20 @@ class Rates:
         self._counter.close()
 
 
+class _Counter(Protocol):
+    away: tuple[type[Exception], ...]
+    """What is raised where the counter cannot be reached."""
+
+    def take(self, name: str, cost: float) -> tuple[bool, float]: ...
+
+    def close(self) -> None: ...
+
+
 class _FileCounter:
     """Without waiting for the disk (WAL and NORMAL): after a power cut the counts of a minute may be gone, and nothing else."""
 
     def __init__(self, path: Path) -> None:
+        self.away: tuple[type[Exception], ...] = (sqlite3.Error, OSError)
         self._path = path
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -126,6 +134,9 @@ class _RedisCounter:
     """One round trip; the script runs by itself, and by Redis' own clock."""
 
     def __init__(self, settings: Settings) -> None:
+        import redis  # here: it takes OpenTelemetry's SDK along, which nobody without Redis needs
+
+        self.away: tuple[type[Exception], ...] = (redis.RedisError, OSError)
         timeout = settings.broker_timeout_seconds
         self._redis: Any = redis.Redis.from_url(settings.broker_url, socket_timeout=timeout, socket_connect_timeout=timeout)
         self._script = self._redis.register_script(SCRIPT)

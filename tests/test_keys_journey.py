@@ -42,7 +42,7 @@ def test_the_first_key_closes_a_running_service_and_a_revoked_one_ends_its_strea
         reader = service.command("keys", "create", "reader", "--scopes=read", "--days=30")
         service.http.headers.update(bearer(admin))
         assert service.post("/v1/datasets/air/observations", content=AIR_CSV.read_bytes(), headers=CSV).status_code == 200
-        body = {"dataset": "air", "horizon": 6, "fit": {"max_seconds": 60}}
+        body = {"dataset": "air", "horizon": 6, "fit": {"max_steps": 100_000}}
         training = service.post("/v1/models/air/trainings", json=body).json()["id"]
         kinds: list[str] = []
         thread = follow(service, training, reader, kinds)

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -148,8 +149,11 @@ def test_a_body_that_comes_too_slowly_is_given_up(limits: dict[str, float]) -> N
         return {"type": "http.request", "body": b"x", "more_body": True}
 
     patience = Patience(app, Settings(**limits))  # type: ignore[arg-type]
-    with pytest.raises(RequestTimeout):
-        asyncio.run(patience({"type": "http"}, receive, None))  # type: ignore[arg-type]
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(RequestTimeout),
+    ):  # a thread of its own: a browser may leave its loop in this one
+        pool.submit(asyncio.run, patience({"type": "http"}, receive, None)).result()  # type: ignore[arg-type]
 
 
 def test_streams_are_counted_by_workspace_and_freed_when_they_end() -> None:

@@ -172,24 +172,25 @@ def find_child(folder: Path) -> int | None:
 
 
 def test_how_a_child_ended_badly_is_logged_under_both_names(service: Service) -> None:
-    killed: list[int] = []
+    killed: set[int] = set()
 
     def kill() -> None:
-        while not killed:
-            if (child := find_child(service.folder)) is not None:
+        while len(killed) < 3:
+            if (child := find_child(service.folder)) is not None and child not in killed:
                 os.kill(child, signal.SIGKILL)
-                killed.append(child)
+                killed.add(child)
             time.sleep(0.05)
 
     thread = threading.Thread(target=kill)
     thread.start()
-    training = request_training(service, "failing", fit={"max_seconds": 60})
+    training = request_training(service, "failing", fit={"max_steps": 100_000})
     thread.join()
     assert training["status"] == "failed", training
-    service.wait_for(lambda: read_lines(service, event="training failed", training_id=training["id"]))
-    (line,) = read_lines(service, event="training failed", training_id=training["id"])
-    assert (line["part"], line["request_id"], line["level"]) == ("worker", "failing", "warning")
-    assert line["problem"]["type"] == "/problems/out-of-memory"
+    assert training["problem"]["type"] == "/problems/worker-lost"
+    service.wait_for(lambda: len(read_lines(service, event="training's process was killed", training_id=training["id"])) == 3)
+    for attempt, line in enumerate(read_lines(service, event="training's process was killed", training_id=training["id"]), 1):
+        assert (line["part"], line["request_id"], line["level"]) == ("worker", "failing", "warning")
+        assert line["attempt"] == attempt
 
 
 def test_an_error_in_the_child_is_logged_whole_under_both_names(

@@ -108,6 +108,8 @@ class Executor:
             outcome = Outcome("failed", error.to_problem())
         if outcome.kind == "failed":
             log.warning("training failed", problem=outcome.content)
+        if outcome.kind == "killed":
+            log.warning("training's process was killed", attempt=claim.attempt)
         with tracing.span("finish"):
             return self._finish(claim, work, outcome, progress)
 

@@ -33,4 +33,4 @@ def test_too_many_who_wait_are_told_so_at_once(client: Client, monkeypatch: pyte
     monkeypatch.setattr(engine, "MAX_WAITING", -1)
     for body in ({"series": ["a"]}, {}):
         answer = client.post("/v1/models/air/forecasts", json=body)
-        assert (answer.status_code, answer.json()["type"], answer.headers["retry-after"]) == (503, "/problems/unavailable", "1")
+        assert (answer.status_code, answer.json()["type"], answer.headers["retry-after"]) == (503, "/problems/overloaded", "1")
