@@ -15,14 +15,16 @@ import sqlalchemy as sa
 from app.database import Database
 from app.settings import Settings
 from app.tables import Artifact, Training, TrainingState
+from app.training import supervision
 from app.training.execution import Executor
 from tests.conftest import Client
 
-BODY = {"dataset": "air", "horizon": 6, "fit": {"max_steps": 250}}
+BODY = {"dataset": "air", "horizon": 6, "fit": {"max_steps": 400}}
 
 
 @pytest.fixture
-def executor(database: Database, database_url: str, tmp_path: Path) -> Executor:
+def executor(database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Executor:
+    monkeypatch.setattr(supervision, "LOOK_SECONDS", 0.1)  # on a quiet machine all of it takes less than a second
     settings = Settings(data_dir=tmp_path, database_url=database_url, checkpoint_seconds=0.1)
     return Executor(database, settings, "test-worker", ("cpu",))
 
