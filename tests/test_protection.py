@@ -35,6 +35,8 @@ def test_without_a_key_only_a_host_that_no_stranger_can_name_is_answered(client:
         assert client.get("/v1/datasets", headers={"Host": host, "Authorization": "Bearer x"}).status_code == 401
         assert client.get("/", headers={"Host": host}).status_code == 200
         assert client.get("/v1/datasets", headers={"Host": host, "Cookie": "engram_session=x"}).status_code == 401
+    for host in ("localhost", "engram:8000", "127.0.0.1:8000", "[::1]:8000", "192.168.1.7"):
+        assert client.get("/v1/datasets", headers={"Host": host}).status_code == 200, host
 
 
 def test_allowed_hosts_are_the_only_ones(settings: Settings) -> None:

@@ -53,7 +53,7 @@ class Origins:
                 name in ("*", host) or (name.startswith("*.") and host.endswith(name[1:]) and len(host) > len(name) - 1)
                 for name in self.allowed
             )
-        return has_key or self.is_insecure or host in ("localhost", self.own) or is_address(host)
+        return has_key or self.is_insecure or host == self.own or is_single(host) or is_address(host)
 
 
 def _shows_key(headers: Headers) -> bool:
@@ -76,6 +76,11 @@ def split_host(sent: str) -> str:
     if sent.startswith("["):
         return sent[1:].partition("]")[0].lower()
     return sent.partition(":")[0].lower()
+
+
+def is_single(host: str) -> bool:
+    """A name of one label, as `localhost` or a container's: the public DNS gives none to anybody, so no stranger can own one."""
+    return host != "" and "." not in host
 
 
 def is_address(host: str) -> bool:
