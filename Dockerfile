@@ -18,7 +18,9 @@ RUN torch="$(sed -n '/^torch==/p' constraints.txt)" \
 # then what pyproject.toml asks for, traces included, which OTEL_* variables switch on, in the versions of constraints.txt; a change of our code alone begins below this layer
 RUN /opt/engram/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['otel'], sep='\n')" > requirements.txt \
  && /opt/engram/bin/pip install --constraint constraints.txt --requirement requirements.txt setuptools
-COPY README.md LICENSE ./
+# a C compiler for app/lstm/native: what is built goes on, the compiler stays behind
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+COPY README.md LICENSE setup.py ./
 COPY migrations migrations
 COPY workers workers
 COPY app app

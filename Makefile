@@ -3,7 +3,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-REQUIREMENTS := pyproject.toml constraints.txt
+REQUIREMENTS := pyproject.toml constraints.txt setup.py $(wildcard app/lstm/native/*)
 
 .PHONY: help run test check audit format clean
 .DELETE_ON_ERROR:

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +113,15 @@ def share_numbers(folder: Path, place: int) -> dict[str, str]:
 
 def count_request(method: str, route: str, status: int, seconds: float) -> None:
     """`route` is a template, never a path: there are as many as the service has."""
-    method = method if method in METHODS else "other"
-    REQUESTS.labels(method, route, status).inc()
-    REQUEST_SECONDS.labels(method, route).observe(seconds)
+    count, times = find_numbers(method if method in METHODS else "other", route, status)
+    count.inc()
+    times.observe(seconds)
+
+
+@lru_cache(maxsize=4096)
+def find_numbers(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    """Those with these labels, which the library looks up under a lock."""
+    return REQUESTS.labels(method, route, status), REQUEST_SECONDS.labels(method, route)
 
 
 def collect_numbers() -> Iterable[Metric]:

@@ -3,8 +3,8 @@
     python -m benchmarks.serving [--seconds 2] [--rounds 5] [--peers PYTHON]
 
 Every row is a ratio of things that ran in turn within this run. The no-op is a bare FastAPI app with one `async def` route on the same
-uvicorn; ours is `engram api` as the product starts it, with a model trained by defaults; the naive service is the same model behind a
-`def` route with dicts. Linux only. `--peers` names the interpreter of an environment that has BentoML, MLflow or LitServe besides.
+uvicorn; ours is `engram api` as the product starts it, with a model trained by defaults; the naive service is the same model as torch
+modules behind a `def` route with dicts. Linux only. `--peers` names the interpreter of an environment that has BentoML, MLflow or LitServe besides.
 """
 
 import argparse
@@ -94,9 +94,12 @@ NAIVE = """
 import os, numpy as np, torch
 from fastapi import FastAPI
 from pydantic import BaseModel
-from app.lstm import Forecaster
+from app.lstm.config import Config
+from app.lstm.forecaster import Forecaster, load_with_torch
 torch.set_num_threads(1)
-forecaster = Forecaster.from_bytes(open(os.environ["BENCH_ARTIFACT"], "rb").read())
+compiled = Forecaster.from_bytes(open(os.environ["BENCH_ARTIFACT"], "rb").read())
+config = Config.from_dict(compiled.config)
+forecaster = Forecaster(config, {}, load_with_torch(config, compiled._tensors, "cpu"))
 class Context(BaseModel):
     id: str
     start: str

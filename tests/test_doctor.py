@@ -123,6 +123,15 @@ def test_cuda_that_is_asked_for_and_not_there(tmp_path: Path, monkeypatch: pytes
     must_fail(machine.check_torch(Settings(data_dir=tmp_path)), "CUDA build", "--queues cpu")
 
 
+def test_forecasts_without_compiled_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "load_library", lambda: object())
+    assert machine.check_compiled(Settings(data_dir=tmp_path)).level == "ok"
+    monkeypatch.setattr(machine, "load_library", lambda: None)
+    found = machine.check_compiled(Settings(data_dir=tmp_path))
+    assert found.level == "warning"
+    assert "C compiler" in (found.cure or "")
+
+
 def test_a_port_in_use(listener: socket.socket, closed_port: int) -> None:
     must_fail(machine.check_port(Settings(port=listener.getsockname()[1])), "--port")
     assert machine.check_port(Settings(port=closed_port)).level == "ok"

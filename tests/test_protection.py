@@ -101,11 +101,13 @@ def test_deep_json_is_refused_before_it_is_parsed(client: Client) -> None:
 
 
 def test_depth_is_that_of_brackets_outside_strings() -> None:
-    assert measure(b'{"a": [[1], "[[[[:", "\\"[[["]}') == (3, 1)
-    assert measure(b"") == (0, 0)
-    assert measure(b"]]]") == (0, 0)
-    assert measure(b'"' * 100_001) == (0, 0)
-    assert measure(b'"' + b"\\" * 200_000) == (0, 0)
+    deep = b'{"a": [[1], "[[[[:", "\\"[[["]}'
+    assert measure(deep, 2) == (3, 1)
+    assert measure(deep, 32) == (10, 2), "so few that nothing need be looked at"
+    assert measure(b"", 0) == (0, 0)
+    assert measure(b"]]]", 0) == (0, 0)
+    assert measure(b'"' * 100_001, 0) == (0, 0)
+    assert measure(b'"' + b"\\" * 200_000, 0) == (0, 0)
 
 
 def test_a_body_of_unknown_fields_or_wrong_values_does_not_become_as_many_errors(client: Client) -> None:

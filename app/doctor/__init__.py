@@ -16,6 +16,7 @@ OF_THE_MACHINE: tuple[Callable[[Settings], Finding], ...] = (
     machine.check_port,
     machine.check_cores,
     machine.check_torch,
+    machine.check_compiled,
     machine.check_broker,
 )
 OF_THE_DATABASE: tuple[Callable[[Settings, Database], Finding], ...] = (rows.check_database, rows.check_schema)

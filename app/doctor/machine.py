@@ -12,6 +12,7 @@ from pathlib import Path
 
 from app.database import find_sqlite_file
 from app.doctor.finding import Finding, fail, ok, warn
+from app.lstm.compiled import load_library
 from app.queue import broker_reachable
 from app.settings import Settings
 from app.sqlite_broker import find_path
@@ -80,6 +81,14 @@ def check_torch(_: Settings, interpreter: str = sys.executable) -> Finding:
         cure = "install torch's CUDA build for this driver (nvidia-smi shows the driver's), or start workers with --queues cpu"
         return fail("torch", f"{why}, and torch {version} sees no CUDA", cure)
     return ok("torch", f"torch {version}, {'with' if has_cuda else 'without'} CUDA")
+
+
+def check_compiled(_: Settings) -> Finding:
+    """Whether forecasts are made by compiled code."""
+    if load_library() is None:
+        cure = "install a C compiler (gcc or clang), then install Engram again; without it everything works, slower"
+        return warn("compiled", "forecasts are made by torch, at ten times the time for each", cure)
+    return ok("compiled", "forecasts are made by compiled code")
 
 
 def check_port(settings: Settings) -> Finding:

@@ -8,6 +8,7 @@ import numpy as np
 from app.lstm.config import MAX_CONTEXT_LENGTH, Config, Request
 from app.lstm.device import choose_precision
 from app.lstm.seasons import choose_season_lengths
+from app.lstm.tables import choose_history_length
 from app.lstm.textbook import choose_textbook
 from app.lstm.windows import Series, TrainingWindows
 
@@ -169,14 +170,6 @@ def choose_context_length(season_lengths: tuple[int, ...], horizon: int, typical
     room = max(typical - horizon, shortest + 2, 4)
     fitting = min(wanted, room, MAX_CONTEXT_LENGTH)
     return fitting // shortest * shortest if fitting >= shortest else fitting
-
-
-def choose_history_length(season_lengths: tuple[int, ...], context_length: int, long: int, horizon: int) -> int:
-    """What the classical forecasts are fitted on: as much as a `long` series has, or four of its longest seasons, with room
-    left to see how they would have done a horizon ago."""
-    enough = max(128, 4 * max(season_lengths, default=1))
-    room = max(MAX_CONTEXT_LENGTH - horizon, 2 * MAX_CONTEXT_LENGTH // 3)
-    return max(context_length, min(long, enough, room))
 
 
 def choose_patch_length(season_lengths: tuple[int, ...]) -> int:

@@ -45,8 +45,3 @@ def choose_precision(device: str) -> str:
 def lower_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """Matrix products in `precision`, weights, sums and losses in float32 (Micikevicius et al., 2018)."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
-
-
-def use_threads(count: int) -> None:
-    """How many CPU threads torch computes with, in the whole process from here on."""
-    torch.set_num_threads(count)

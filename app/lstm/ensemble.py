@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.lstm.choices import choose_history_length
 from app.lstm.config import MAX_CONTEXT_LENGTH, Config
 from app.lstm.decision import Decision, Trial, decide, stretch_gaps
 from app.lstm.inputs import Inputs, Preparation, measure_seasonal_change
@@ -16,6 +15,7 @@ from app.lstm.network import Network, answer_of_prior
 from app.lstm.prior import Prior
 from app.lstm.scaling import Scaling
 from app.lstm.stack import Stack
+from app.lstm.tables import choose_history_length
 from app.lstm.windows import Floats
 
 

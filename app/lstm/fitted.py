@@ -8,33 +8,29 @@ by amounts are different beliefs, and the gate chooses.
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 
 import torch
 from torch import Tensor
 
 from app.lstm.bases import repeat_ahead
+from app.lstm.compiled import CompiledBases, load_library
+from app.lstm.tables import (
+    ALPHAS,
+    FADING,
+    FIRST_SLOPE,
+    FLOOR,
+    HOLT,
+    QUICK,
+    SMOOTHED,
+    UNJUDGED,
+    WIDEST_LOGARITHM,
+    list_fitted,
+)
 
-ALPHAS = (0.03, 0.08, 0.15, 0.25, 0.4, 0.55, 0.75, 1.0)
-HOLT = tuple(product((0.1, 0.3, 0.6, 0.9), (0.0, 0.05, 0.25), (0.8, 0.9, 0.98)))
-"""Of level, trend and damping, which changes fastest."""
-QUICK = ("ses", "theta", "dot")
-FITTED = (*QUICK, "damped", "theta_raw", "dot_raw", "damped_raw")
-"""The quick ones cost a tenth of all: enough where there is so much to learn from that a net adapts by itself."""
-FADING = 0.7
-"""How much less each season back counts in the seasonal shape."""
-SMOOTHED = 128
-"""Steps that the smoothing runs through: older ones have faded from any level, and the season is taken from all."""
-FIRST_SLOPE = 10
-UNJUDGED = 2
-"""First observations that no error is counted of."""
 BLOCK = 16
 """Steps that damped Holt takes at once."""
 SLICE = 32
 """Windows worked on at once: their errors stay near the processor."""
-WIDEST_LOGARITHM = 20.0
-FLOOR = 0.1
-"""Of the least value of a window: what a forecast without logarithms may fall to where logarithms are taken."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +78,25 @@ class FittedBases:
         self._fades = slide(fades[:, :length_smoothed], length_smoothed)  # [A, T, T]
         self._fades_ahead = fades.unfold(1, horizon, 1)  # [A, T + 1, H]
         self._holt = DampedHolt(length_smoothed, horizon, device)
-        ranked = [(rank, m) for rank, m in enumerate(season_lengths) if length // m >= 2]
-        self._seasons = ranked or [(0, 1)]
+        self._seasons = list_fitted(length, season_lengths)
         self.names = tuple(f"{kind}.{rank}" for rank, _ in self._seasons for kind in kinds)
         self._is_quick = kinds == QUICK
+        self._compiled = None
+        if device.type == "cpu" and (library := load_library()) is not None:
+            self._compiled = CompiledBases(library, length, horizon, season_lengths, kinds)
 
     def __call__(self, window: Tensor, mask: Tensor, units: Units) -> tuple[Tensor, Tensor]:
         """window [B, R] without gaps, mask [B, R] of 0 and 1 -> forecasts [B, H, K], rms of their one-step errors [B, K]."""
-        parts = [
+        if self._compiled is not None:
+            parts = (window, mask, units.loc, units.scale, units.log.float())
+            forecasts, errors = self._compiled(*(part.contiguous().numpy() for part in parts))
+            return torch.from_numpy(forecasts), torch.from_numpy(errors)
+        sliced = [
             self._forecast(window[at : at + SLICE], mask[at : at + SLICE], units[at : at + SLICE])
             for at in range(0, max(len(window), 1), SLICE)
         ]
-        forecasts, errors = zip(*parts, strict=True)
-        return torch.cat(forecasts), torch.cat(errors)
+        several, their_errors = zip(*sliced, strict=True)
+        return torch.cat(several), torch.cat(their_errors)
 
     def _forecast(self, window: Tensor, mask: Tensor, units: Units) -> tuple[Tensor, Tensor]:
         """All that is to be smoothed goes through it as one batch: of each season the plain values and the raw ones."""

@@ -2,20 +2,24 @@
 
 import json
 import math
+import sys
+from collections.abc import Mapping
 from functools import lru_cache
-from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
-import safetensors.torch
-import torch
+import safetensors.numpy
 
 from app.errors import ArtifactCorrupt, ContextTooShort, HorizonTooLong, QuantileOutOfRange
-from app.lstm.architectures import AnyEnsemble, load_ensemble
+from app.lstm.compiled import CompiledEnsemble, compile_ensemble
 from app.lstm.config import MAX_CONTEXT_LENGTH, Config
-from app.lstm.inputs import fit_length
-from app.lstm.windows import Floats, Ints
+from app.lstm.tables import find_deviates
+from app.lstm.windows import Floats, Ints, fit_length
+
+if TYPE_CHECKING:
+    from app.lstm.architectures import AnyEnsemble
 
 FORMAT = 2
 """Raised when an artifact's tensors change their meaning; a reader of each older format then stays."""
@@ -23,15 +27,37 @@ SLICE = 1024
 """Rows predicted at once: bounds memory."""
 
 
+class Predictor(Protocol):
+    """What forecasts: compiled code, or the ensemble by torch."""
+
+    @property
+    def reach(self) -> int: ...
+
+    def predict(self, contexts: Floats) -> Floats: ...
+
+
 class Forecaster:
     """What was learned and the config that made it; immutable."""
 
-    def __init__(self, ensemble: AnyEnsemble) -> None:
-        self._ensemble = ensemble
-        self.config: dict[str, Any] = ensemble.config.to_dict()
-        self.horizon = ensemble.config.horizon
-        self.quantile_levels = ensemble.config.quantile_levels
-        self.context_length_max = min(MAX_CONTEXT_LENGTH, ensemble.reach)
+    def __init__(self, config: Config, tensors: Mapping[str, npt.NDArray[Any]], predictor: Predictor) -> None:
+        self._tensors = tensors
+        self._predictor = predictor
+        self.config: dict[str, Any] = config.to_dict()
+        self.horizon = config.horizon
+        self.quantile_levels = config.quantile_levels
+        self.context_length_max = min(MAX_CONTEXT_LENGTH, predictor.reach)
+
+    @classmethod
+    def of(cls, ensemble: "AnyEnsemble") -> "Forecaster":
+        """Of an ensemble that has learned. On a CPU it forecasts as it will once it is loaded from its bytes."""
+        tensors = {name: tensor.numpy() for name, tensor in ensemble.to_tensors().items()}
+        compiled = compile_ensemble(ensemble.config, tensors) if ensemble.device.type == "cpu" else None
+        return cls(ensemble.config, tensors, ensemble if compiled is None else compiled)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a series takes a tenth of a millisecond, and not some."""
+        return isinstance(self._predictor, CompiledEnsemble)
 
     def predict(self, contexts: Floats, quantile_levels: tuple[float, ...] | None = None, horizon: int | None = None) -> Floats:
         """Contexts [B, L], padded in front with NaN, NaN = missing, cutoff in the last column -> [B, H, Q], finite and
@@ -56,7 +82,7 @@ class Forecaster:
             raise ContextTooShort(
                 f"row {empty[0]} has no value among its last {self.context_length_max} observations", row=int(empty[0])
             )
-        slices = [self._ensemble.predict(contexts[at : at + SLICE]) for at in range(0, len(contexts), SLICE)]
+        slices = [self._predictor.predict(contexts[at : at + SLICE]) for at in range(0, len(contexts), SLICE)]
         return np.concatenate(slices) if slices else np.empty((0, self.horizon, len(self.quantile_levels)))
 
     def select(self, quantiles: Floats, quantile_levels: tuple[float, ...], horizon: int) -> Floats:
@@ -69,7 +95,7 @@ class Forecaster:
     def to_bytes(self) -> bytes:
         """safetensors; one metadata entry, so that the same model is always the same bytes."""
         saved = {"format": FORMAT, "config": self.config}
-        return safetensors.torch.save(self._ensemble.to_tensors(), metadata={"engram": json.dumps(saved, sort_keys=True)})
+        return safetensors.numpy.save(dict(self._tensors), metadata={"engram": json.dumps(saved, sort_keys=True)})
 
     @classmethod
     def from_bytes(cls, data: bytes, device: str = "cpu") -> "Forecaster":
@@ -79,14 +105,29 @@ class Forecaster:
             saved = json.loads(header["__metadata__"]["engram"])
             if saved["format"] != FORMAT:
                 raise ArtifactCorrupt(f"the artifact has format {saved['format']}, and this code reads format {FORMAT}")
-            tensors = safetensors.torch.load(data)
+            tensors = safetensors.numpy.load(data)
             config = Config.from_dict(saved["config"])
-            ensemble = load_ensemble(config, tensors, torch.device(device))
+            predictor: Predictor | None = compile_ensemble(config, tensors) if device == "cpu" else None
+            if predictor is None:
+                predictor = load_with_torch(config, tensors, device)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, safetensors.SafetensorError) as error:
             raise ArtifactCorrupt(f"the artifact cannot be read: {error}") from error
         if not all(math.isfinite(float(tensor.sum())) for tensor in tensors.values()):
             raise ArtifactCorrupt("the artifact holds weights that are not finite")
-        return cls(ensemble)
+        return cls(config, tensors, predictor)
+
+
+def load_with_torch(config: Config, tensors: Mapping[str, npt.NDArray[Any]], device: str) -> "AnyEnsemble":
+    """A process that only forecasts with compiled code stays without torch; one that never had it uses a single thread."""
+    is_new = "torch" not in sys.modules
+    import torch
+
+    from app.lstm.architectures import load_ensemble
+
+    if is_new:
+        torch.set_num_threads(1)
+
+    return load_ensemble(config, {name: torch.from_numpy(array) for name, array in tensors.items()}, torch.device(device))
 
 
 @lru_cache(maxsize=1024)
@@ -100,8 +141,8 @@ def choose_levels(learned: tuple[float, ...], asked: tuple[float, ...]) -> tuple
             learned=list(learned),
         )
     # Straight lines between normal deviates, not levels: exact for a normal distribution.
-    deviates = np.array([NormalDist().inv_cdf(level) for level in learned])  # [Q]
-    wanted = np.array([NormalDist().inv_cdf(level) for level in asked])  # [Q']
+    deviates = find_deviates(learned)  # [Q]
+    wanted = find_deviates(asked)  # [Q']
     below: Ints = np.clip(np.searchsorted(deviates, wanted, side="right") - 1, 0, max(len(learned) - 2, 0))  # [Q']
     above = np.minimum(below + 1, len(learned) - 1)  # [Q']
     width = deviates[above] - deviates[below]  # [Q']

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -12,18 +11,11 @@ from torch import Tensor
 
 from app.lstm.bases import FixedBases
 from app.lstm.config import Config
-from app.lstm.fitted import FITTED, QUICK, FittedBases, Units
-from app.lstm.prior import WINDOW_FACTS, Facts, Prior, describe_windows, regroup_gaps, slot_numbers
+from app.lstm.fitted import FittedBases, Units
+from app.lstm.prior import Facts, Prior, describe_windows, regroup_gaps, slot_numbers
 from app.lstm.scaling import Scaling, fill, fit_scaling
-from app.lstm.windows import Floats
-
-WIDENING = 1.2
-"""Real series surprise more than synthetic ones: what the prior's quantiles lack where nothing can calibrate them."""
-CAUTION = 0.4
-"""How far the prior is drawn to the median of the fitted forecasts: it learned from series that never were. Not where there
-are two seasons, which one fitted forecast alone does not know."""
-LEAST_UNIT = 0.02
-"""Of the window's spread: noise is never taken to be less."""
+from app.lstm.tables import CAUTION, FITTED, LEAST_UNIT, QUICK, WIDENING, WINDOW_FACTS, choose_past, find_deviates
+from app.lstm.windows import Floats, fit_length
 
 
 @dataclass(frozen=True)
@@ -61,14 +53,14 @@ class Preparation:
         self.base_names = self._fixed.names
         if self._is_linear:
             self._past = 0
-            self._normal_gaps = self.to_tensor(np.diff([NormalDist().inv_cdf(level) for level in config.quantile_levels]))
+            self._normal_gaps = self.to_tensor(np.diff(find_deviates(config.quantile_levels)))
             return
         self._fitted = lay_fitted(R, H, config.season_lengths, FITTED if config.bases == "all" else QUICK, device)
         self.base_names = (*self._fixed.names, *self._fitted.names)
         self._caution = CAUTION if len(config.season_lengths) < 2 else 0.0
         self._consenting = slice(len(self._fixed.names), None)
         self._slots = slot_numbers(self.base_names).to(device)
-        self._past = max(1, min(H, R // 2))
+        self._past = choose_past(R, H)
 
     @property
     def base_count(self) -> int:
@@ -215,11 +207,3 @@ def blend(logits: Tensor, bases: Tensor) -> Tensor:
     """The mean of bases [..., K] by the softmax of their logits. Spelled out: torch's own is slow along a short last axis."""
     weights = (logits - logits.amax(-1, keepdim=True)).exp()
     return (weights * bases).sum(-1) / weights.sum(-1)
-
-
-def fit_length(contexts: Floats, length: int) -> Floats:
-    """The last `length` columns, NaN in front where there are fewer."""
-    missing = length - contexts.shape[1]
-    if missing <= 0:
-        return contexts[:, -length:]
-    return np.concatenate([np.full((len(contexts), missing), np.nan), contexts], 1)  # [B, length]

@@ -137,7 +137,7 @@ def learn_on(
         ensemble = fit(before, config, device, report.begin("backtest"), held_out=inner, journal=journal.enter("backtest"))
         nets = ensemble.networks
         trial = None if inner is None else try_out(ensemble, inner)
-        forecaster = Forecaster(ensemble.settle(ensemble.decide(trial)))
+        forecaster = Forecaster.of(ensemble.settle(ensemble.decide(trial)))
         rival, complaint = judge(champion, config)
         warnings += complaint
         metrics, forecasts = evaluate(backtest, config, forecaster.predict, rival)
@@ -155,7 +155,7 @@ def learn_on(
     if not decision.calibrated:
         widths = "as learned, or assume normal errors" if config.is_textbook else "mostly the prior's"
         warnings.append(f"Too few held-out windows to calibrate the quantiles on: their widths are {widths}.")
-    forecaster = Forecaster(final.settle(decision))
+    forecaster = Forecaster.of(final.settle(decision))
     report.end()
     return Learned(forecaster.to_bytes(), forecaster.config, metrics, kept_forecasts, warnings)
 

@@ -5,9 +5,7 @@ from torch import Tensor, nn
 
 from app.lstm.config import Config
 from app.lstm.inputs import Inputs, blend
-
-WIDEST = 3.0
-"""The logarithm of how much a gap between quantiles may be stretched or shrunk."""
+from app.lstm.tables import WIDEST
 
 
 class Network(nn.Module):

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from app.lstm.cell import LstmStack
 from app.lstm.config import Config
 from app.lstm.decision import SHRINKAGE, Decision, Trial, choose_stretches, stretch_gaps
-from app.lstm.inputs import fit_length
 from app.lstm.scaling import Scaling, fill, fit_scaling
-from app.lstm.windows import Floats
+from app.lstm.windows import Floats, fit_length
 
 
 class PlainNetwork(nn.Module):

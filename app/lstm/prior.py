@@ -7,20 +7,13 @@ serve every request. Every training starts from its answer. `benchmarks/train_pr
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from statistics import NormalDist
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from app.lstm.bases import PLAIN, SEASONAL
-from app.lstm.fitted import FITTED
+from app.lstm.tables import HIDDEN, LEVELS, SLOTS, STEP_FACTS, WINDOW_FACTS, describe_steps, share_gaps
 
-SLOTS = (*PLAIN, *(f"{kind}.{rank}" for rank in (0, 1) for kind in (*SEASONAL, *FITTED)))
-LEVELS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
-HIDDEN = 128
-WINDOW_FACTS = 10
-STEP_FACTS = 3
 WEIGHTS = "prior.safetensors"
 
 
@@ -72,24 +65,8 @@ class Facts:
 
 
 def regroup_gaps(gaps: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """Gaps [B, H, Q - 1] between the prior's quantiles -> gaps [B, H, Q' - 1] between these levels, which hold 0.5.
-
-    Quantiles lie on straight lines over the normal deviate of their level, the outermost lines going on.
-    """
-    return gaps @ share_gaps(levels).to(gaps)
-
-
-@cache
-def share_gaps(levels: tuple[float, ...]) -> Tensor:
-    """How much of each of the prior's gaps lies between two neighbours of these levels, [Q - 1, Q' - 1]."""
-    deviates = torch.tensor([NormalDist().inv_cdf(level) for level in LEVELS])  # [Q]
-    wanted = torch.tensor([NormalDist().inv_cdf(level) for level in levels])  # [Q']
-    rise = deviates.diff()  # [Q - 1]
-    starts, ends = deviates[:-1].clone(), deviates[1:].clone()  # [Q - 1], [Q - 1], the outermost reach to infinity
-    starts[0], ends[-1] = -torch.inf, torch.inf
-    low = torch.maximum(wanted[:-1, None], starts)  # [Q' - 1, Q - 1]
-    high = torch.minimum(wanted[1:, None], ends)  # [Q' - 1, Q - 1]
-    return ((high - low).clamp(min=0) / rise).T.contiguous()
+    """Gaps [B, H, Q - 1] between the prior's quantiles -> gaps [B, H, Q' - 1] between these levels, which hold 0.5."""
+    return gaps @ torch.from_numpy(share_gaps(levels)).to(gaps)
 
 
 def slot_numbers(base_names: tuple[str, ...]) -> Tensor:
@@ -109,8 +86,7 @@ def describe_windows(
     blank[:, slots] = relative_logs(past_errors, unit)
     blank[:, len(SLOTS) + slots] = relative_logs(fit_errors, unit)
     blank[:, 2 * len(SLOTS) + slots] = 1.0
-    steps = torch.arange(1, H + 1, device=bases.device, dtype=bases.dtype)  # [H]
-    ahead = torch.stack([steps.log() / 3, (steps / season_length).log1p(), 1 / steps], -1)  # [H, STEP_FACTS]
+    ahead = torch.from_numpy(describe_steps(H, season_length)).to(bases)  # [H, STEP_FACTS]
     return Facts(torch.cat([general, blank], -1), spread, ahead)
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from app.lstm.inputs import Inputs, blend
-from app.lstm.network import WIDEST, Network, spread_quantiles
+from app.lstm.network import Network, spread_quantiles
+from app.lstm.tables import WIDEST
 
 
 class Stack:

@@ -108,3 +108,11 @@ def backtest_cutoffs(series: Series, horizon: int, n_windows: int, step_size: in
     which = np.repeat(np.arange(len(series)), n_windows)  # [S * n_windows]
     keep = seen >= least
     return Cutoffs(which[keep].astype(np.int64), seen[keep].astype(np.int64))
+
+
+def fit_length(contexts: Floats, length: int) -> Floats:
+    """The last `length` columns, NaN in front where there are fewer."""
+    missing = length - contexts.shape[1]
+    if missing <= 0:
+        return contexts[:, -length:]
+    return np.concatenate([np.full((len(contexts), missing), np.nan), contexts], 1)  # [B, length]

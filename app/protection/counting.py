@@ -24,6 +24,7 @@ class Counting:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.settings = settings
+        self.limits = find_limits(settings, None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: Caller | None = scope.get("caller")
@@ -62,7 +63,8 @@ class Counting:
         buckets = {}
         if caller.key_id is not None and self.settings.max_key_requests_per_minute:
             buckets["key"] = (f"key:{caller.key_id}", self.settings.max_key_requests_per_minute)
-        if limit := find_limits(self.settings, caller.limits).requests_per_minute:
+        limits = find_limits(self.settings, caller.limits) if caller.limits else self.limits
+        if limit := limits.requests_per_minute:
             buckets["workspace"] = (f"workspace:{caller.workspace_id}", limit)
         return buckets
 

@@ -8,15 +8,15 @@ import re
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ALWAYS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-}
-DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
+ALWAYS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+)
+DATA_POLICY = b"default-src 'none'; frame-ancestors 'none'"
 """For everything that is no page: opened in a browser it can do nothing."""
 PAGE_POLICY = (
     "default-src 'self'; script-src 'self'{scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -41,14 +41,14 @@ class SafeHeaders:
         async def send_safe(message: Message) -> None:
             nonlocal waiting
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in ALWAYS.items():
-                    headers.setdefault(name, value)
-                if "content-security-policy" not in headers:
-                    if headers.get("content-type", "").startswith("text/html"):
+                headers = message["headers"] = list(message["headers"])
+                own = dict(headers)
+                headers += [(name, value) for name, value in ALWAYS if name not in own]
+                if b"content-security-policy" not in own:
+                    if own.get(b"content-type", b"").startswith(b"text/html"):
                         waiting = message  # its policy names the inline scripts of the page, which comes with the next message
                         return
-                    headers["content-security-policy"] = DATA_POLICY
+                    headers.append((b"content-security-policy", DATA_POLICY))
             elif waiting is not None:
                 start, waiting = waiting, None
                 MutableHeaders(scope=start)["content-security-policy"] = make_page_policy(message.get("body", b""))

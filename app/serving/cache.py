@@ -65,11 +65,9 @@ class Forecasters:
             CACHE_HITS.inc()
             return found
         CACHE_MISSES.inc()
-        # Here, not above: a process that has not forecast anything yet stays without torch.
+        # Here, not above: a process that has not forecast anything yet stays small.
         from app.lstm import Forecaster
-        from app.lstm.device import use_threads
 
-        use_threads(1)
         artifact = load()
         forecaster = Forecaster.from_bytes(artifact)
         self._loaded.put(version_id, forecaster, len(artifact) * LOADED_OVER_STORED)

@@ -97,16 +97,20 @@ def _write_labels(grid: Grid, cutoff: int, horizon: int) -> orjson.Fragment:
     return orjson.Fragment(orjson.dumps(grid.to_labels(np.arange(cutoff + 1, cutoff + 1 + horizon))))
 
 
+@lru_cache(maxsize=4096)
+def _label(grid: Grid, step: int) -> str | int:
+    return grid.to_labels(np.array([step]))[0]
+
+
 def _to_items(forecasts: Forecasts) -> Iterator[dict[str, Any]]:
     target = forecasts.target
-    cutoffs = target.grid.to_labels(forecasts.cutoffs)
     median = np.ascontiguousarray(forecasts.median)  # [B, H]
     quantiles = np.ascontiguousarray(forecasts.quantiles.transpose(0, 2, 1))  # [B, Q, H]
     keys = [str(level) for level in target.quantile_levels]
     for index, (name, step) in enumerate(zip(forecasts.names, forecasts.cutoffs.tolist(), strict=True)):
         yield {
             "series": name,
-            "cutoff": cutoffs[index],
+            "cutoff": _label(target.grid, step),
             "timestamps": _write_labels(target.grid, step, target.horizon),
             "median": median[index],
             "quantiles": dict(zip(keys, quantiles[index], strict=True)),

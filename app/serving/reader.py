@@ -6,7 +6,7 @@ committed since, or by the revision of the series.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 import sqlalchemy as sa
@@ -53,6 +53,17 @@ class Stamped(Generic[V]):
         self._known[key] = stamp, value
 
 
+class NotRememberedError(Exception):
+    """Something has to be read."""
+
+
+class Forgotten:
+    """Stands where a session would, and tells who asks it for anything that it has to be read."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotRememberedError(name)
+
+
 @dataclass(slots=True)
 class Draft:
     """A request of which it is known so far what stands here."""
@@ -76,7 +87,7 @@ class Draft:
 
 
 class Reader:
-    """One per process, for its predicting thread."""
+    """One per process, for one thread at a time."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -89,19 +100,32 @@ class Reader:
 
     def read(self, gathered: Sequence[Wanted], replies: Replies) -> list[Task]:
         """The tasks to compute. What needs no computing, a refusal or an answer that still stands, goes to `replies`."""
-        drafts: list[Draft] = []
         with self._database.read() as session:  # which takes no connection before its first statement
-            for wanted in gathered:
-                try:
-                    drafts.append(Draft(wanted, self._resolve(session, wanted)))
-                except Exception as error:  # noqa: BLE001 - of this request, and not of the others
-                    replies.append((wanted, error))
-            named = self._find_named(session, drafts)
-            drafts = _sift(drafts, replies, lambda draft: self._find_series(session, draft, named))
-            drafts = [draft for draft in drafts if not _recall(draft, replies)]
-            drafts = _sift(drafts, replies, lambda draft: self._begin(session, draft))
-            contexts = self._gather_contexts(session, drafts)
-            drafts = _sift(drafts, replies, lambda draft: self._set_contexts(session, draft, contexts))
+            return self._read(session, gathered, replies)
+
+    def read_remembered(self, gathered: Sequence[Wanted], replies: Replies) -> list[Task] | None:
+        """The same, if nothing has to be asked of the database, nothing loaded, and compiled code is to predict; else None."""
+        try:
+            tasks = self._read(cast(Session, Forgotten()), gathered, replies)
+        except NotRememberedError:
+            return None
+        return tasks if all(task.forecaster.is_compiled for task in tasks if len(task)) else None
+
+    def _read(self, session: Session, gathered: Sequence[Wanted], replies: Replies) -> list[Task]:
+        drafts: list[Draft] = []
+        for wanted in gathered:
+            try:
+                drafts.append(Draft(wanted, self._resolve(session, wanted)))
+            except NotRememberedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - of this request, and not of the others
+                replies.append((wanted, error))
+        named = self._find_named(session, drafts)
+        drafts = _sift(drafts, replies, lambda draft: self._find_series(session, draft, named))
+        drafts = [draft for draft in drafts if not _recall(draft, replies)]
+        drafts = _sift(drafts, replies, lambda draft: self._begin(session, draft))
+        contexts = self._gather_contexts(session, drafts)
+        drafts = _sift(drafts, replies, lambda draft: self._set_contexts(session, draft, contexts))
         return [
             Task(draft.wanted, draft.target, draft.contexts, draft.forecaster, draft.next_cursor, draft.made_by)
             for draft in drafts
@@ -213,6 +237,8 @@ def _sift(drafts: Sequence[Draft], replies: Replies, step: Callable[[Draft], Non
     for draft in drafts:
         try:
             step(draft)
+        except NotRememberedError:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, its request is told
             replies.append((draft.wanted, error))
         else:

@@ -277,7 +277,10 @@ def _place_start(grid: Grid, start: int | str, pointer: str) -> int:
 
 def _warn(target: Target, contexts: Contexts) -> list[list[str]]:
     """A sentence for each series whose context has fewer values than the version looks at."""
-    counts = np.count_nonzero(~np.isnan(contexts.values[:, -target.context_length :]), axis=1)  # [B]
+    looked_at = contexts.values[:, -target.context_length :]  # [B, L]
+    if looked_at.shape[1] == target.context_length and not np.isnan(looked_at.sum()):
+        return [[] for _ in contexts.names]
+    counts = np.count_nonzero(~np.isnan(looked_at), axis=1)  # [B]
     return [
         []
         if count == target.context_length

@@ -45,6 +45,11 @@ class Wanted:
     kept: Answer | None = None
     future: "asyncio.Future[Answer]" = field(init=False)
 
+    @property
+    def series(self) -> int:
+        """How many are asked for; 0 for a page of a dataset, of which it is not known yet."""
+        return len(self.body.context or self.body.series or ())
+
     def finish(self, content: Any, next_cursor: str | None, made_by: Key) -> Answer:
         return Answer(content, next_cursor, made_by, make_etag(self.key, made_by), self.stamp)
 

@@ -2,12 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from app.lstm import tables
 from app.lstm.bases import FixedBases
+from app.lstm.compiled import load_library
 from app.lstm.fitted import (
-    FIRST_SLOPE,
-    FITTED,
-    HOLT,
-    QUICK,
     DampedHolt,
     FittedBases,
     Units,
@@ -15,6 +13,7 @@ from app.lstm.fitted import (
     run_regression,
     weigh_constants,
 )
+from app.lstm.tables import FIRST_SLOPE, FITTED, HOLT, QUICK
 
 SHAPES = [(48, 12, (12,)), (336, 48, (24, 168)), (10, 6, ()), (2, 3, ()), (1, 2, ()), (50, 7, (12,))]
 CPU = torch.device("cpu")
@@ -74,8 +73,19 @@ def test_simple_exponential_smoothing_by_hand():
     np.testing.assert_allclose(forecast([1.0, 5.0, 2.0], 1, ())["ses"], level)
 
 
-def test_damped_holt_by_hand(monkeypatch):
-    monkeypatch.setattr("app.lstm.fitted.HOLT", ((0.5, 0.4, 0.9),))
+@pytest.fixture(params=["torch", "compiled"])
+def set_constants(request, monkeypatch):
+    """Gives the smoothing one constant in place of many; compiled code, whose number of them is fixed, the same one many times."""
+    if request.param == "torch":
+        monkeypatch.setattr("app.lstm.fitted.load_library", lambda: None)
+        return lambda name, constant: monkeypatch.setattr(f"app.lstm.fitted.{name}", (constant,))
+    if load_library() is None:
+        pytest.skip("the compiled forecasts were not built: pip found no C compiler")
+    return lambda name, constant: monkeypatch.setattr(f"app.lstm.tables.{name}", (constant,) * len(getattr(tables, name)))
+
+
+def test_damped_holt_by_hand(set_constants):
+    set_constants("HOLT", (0.5, 0.4, 0.9))
     history = np.array([1.0, 5.0, 2.0, 3.0])
     level, trend = 1.0, (3.0 - 1.0) / 3
     for value in history[1:]:
@@ -85,9 +95,9 @@ def test_damped_holt_by_hand(monkeypatch):
     np.testing.assert_allclose(forecast(history, 2, ())["damped.0"], by_hand, rtol=1e-5)
 
 
-def test_dynamic_theta_by_hand(monkeypatch):
+def test_dynamic_theta_by_hand(set_constants):
     """Level, regression and errors as in Fiorucci et al. (2016), one constant, the share of the drift by a search."""
-    monkeypatch.setattr("app.lstm.fitted.ALPHAS", (0.3,))
+    set_constants("ALPHAS", 0.3)
     y, alpha, horizon = np.array([3.0, 4.5, 4.0, 6.0, 7.0, 6.5, 8.0, 9.5]), 0.3, 3
 
     def drift(n, intercept, slope):
