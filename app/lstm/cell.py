@@ -20,6 +20,9 @@ SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": lambda y: y * (1 - y),
 }
 """The derivative of each by what it gave."""
+HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+ONEDNN_LSTM = 2
+"""Its number among torch's recurrent networks."""
 
 
 class LstmStack(nn.LSTM):
@@ -47,13 +50,15 @@ class LstmStack(nn.LSTM):
     def last_state(self, inputs: Tensor) -> Tensor:
         """[B, T, features] -> the last layer's h after the last step, [B, hidden]."""
         if self.activation == "tanh":
+            if suits_onednn(inputs):
+                return self._run_onednn(inputs)
             still = inputs.new_zeros(self.num_layers, len(inputs), self.hidden_size)  # [layers, B, hidden]
             flat: list[Any] = self._flat_weights
-            last: Tensor  # [layers, B, hidden], by oneDNN or cuDNN; nn.LSTM's own checks would cost a tenth of a short step
+            last: Tensor  # [layers, B, hidden], by cuDNN, or by torch
             _, last, _ = torch.lstm(
                 inputs, (still, still), flat, True, self.num_layers, self.dropout, self.training, False, True
             )
-            return last[-1] if self.num_layers > 1 else last.squeeze(0)
+            return last[-1]
         states: Tensor = inputs.transpose(0, 1)  # [T, B, features]
         with torch.autocast(inputs.device.type, enabled=False):
             for layer in range(self.num_layers):
@@ -66,6 +71,42 @@ class LstmStack(nn.LSTM):
                 if layer + 1 < self.num_layers:
                     states = nn.functional.dropout(states, self.dropout, self.training)
         return states[-1]
+
+    def _run_onednn(self, inputs: Tensor) -> Tensor:
+        """What `torch.lstm` comes to on a CPU, layer by layer, without what it does there for other cases: views and stacks of
+        all layers' states, and their gradients."""
+        still, hidden = inputs.new_zeros(1, len(inputs), self.hidden_size), self.hidden_size  # [1, B, hidden]
+        states, last = inputs.transpose(0, 1).contiguous(), still  # [T, B, features], [1, B, hidden]
+        for layer in range(self.num_layers):
+            weights: list[Any] = self._flat_weights[4 * layer : 4 * layer + 4]
+            of_inputs, of_states, bias, zeros = weights
+            if layer and self.dropout:
+                states = nn.functional.dropout(states, self.dropout, self.training)
+            states, last, _, _ = torch.mkldnn_rnn_layer(
+                states,
+                of_inputs,
+                of_states,
+                bias,
+                zeros,
+                still,
+                still,
+                False,
+                [],
+                ONEDNN_LSTM,
+                hidden,
+                1,
+                True,
+                False,
+                False,
+                self.training,
+            )
+        return last.squeeze(0)
+
+
+def suits_onednn(inputs: Tensor) -> bool:
+    """What `torch.lstm` asks before it takes oneDNN, but for weights of other kinds, which are never here."""
+    is_plain = inputs.dtype == torch.float32 and inputs.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return HAS_ONEDNN and is_plain and inputs.numel() > 0
 
 
 class Recurrence(torch.autograd.Function):

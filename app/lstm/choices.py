@@ -77,8 +77,11 @@ def choose(request: Request, series: Series, device: str, halvings: int = 0) -> 
         context_length = request.context_length
         reasons["context_length"] = "as asked"
     else:
-        context_length = choose_context_length(seasons, request.horizon, typical)
-        reasons["context_length"] = f"a few seasons that fit into a typical series of {typical} observations"
+        # The plain network takes a step for each observation: the shortest season is what it can learn from.
+        read = seasons[:1] if request.architecture == "plain" else seasons
+        context_length = choose_context_length(read, request.horizon, typical)
+        what = "of the shortest season" if read != seasons else "seasons"
+        reasons["context_length"] = f"a few {what} that fit into a typical series of {typical} observations"
     patch_length = min(context_length, choose_patch_length(seasons))
     reasons["patch_length"] = "one step of the LSTM per season" if seasons else "short patches where there is no season"
 

@@ -30,6 +30,14 @@ class Place:
     halvings: int = 0
 
 
+OTHER_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def is_want_of_memory(error: RuntimeError) -> bool:
+    """torch's own error, or what CUDA and its libraries say where other trainings on the GPU left nothing for them to begin with."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OTHER_WORDS)
+
+
 def relieve(place: Place) -> tuple[Place, str]:
     """What to try after a GPU ran out of memory, and how to say so: other trainings may share it."""
     if place.halvings < MOST_HALVINGS:

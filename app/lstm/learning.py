@@ -1,5 +1,6 @@
 """The whole of a training, top to bottom: choose, backtest, fit on everything, hand over the bytes."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from app.lstm.architectures import AnyEnsemble, assemble, build_network, prepare
 from app.lstm.choices import choose, least_seen
 from app.lstm.config import Config, Request, check
 from app.lstm.decision import Trial
-from app.lstm.device import Place, choose_device, relieve
+from app.lstm.device import Place, choose_device, is_want_of_memory, relieve
 from app.lstm.evaluation import Backtest, BacktestForecasts, Predict, empty_metrics, evaluate, plan_backtest
 from app.lstm.forecaster import Forecaster
 from app.lstm.state import Journal, Offer, Saved, from_bytes
@@ -72,19 +73,21 @@ def learn(
     """
     check(request)
     torch.set_num_threads(request.threads)
-    place, notes = Place(choose_device(request.device)), []
+    place = Place(choose_device(request.device))
+    notes: list[str] = []
     while True:
         try:
             learned = learn_on(place, series, request, on_progress, clock, champion, offer, state)
-        except torch.OutOfMemoryError:
-            if place.device.type == "cpu":
-                raise
-            place, note = relieve(place)
-            notes.append(note)
-            state = None  # it was of the larger batches
-            torch.cuda.empty_cache()
-        else:
             return replace(learned, warnings=[*notes, *learned.warnings])
+        except RuntimeError as error:
+            if place.device.type == "cpu" or not is_want_of_memory(error):
+                raise
+        # Only here is the error gone, and with it what its frames held: other trainings on the GPU can have that now.
+        gc.collect()
+        torch.cuda.empty_cache()
+        place, note = relieve(place)
+        notes.append(note)
+        state = None  # it was of the larger batches
 
 
 @np.errstate(over="ignore", invalid="ignore")

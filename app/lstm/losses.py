@@ -16,7 +16,7 @@ def make_loss(name: str, levels: tuple[float, ...], device: torch.device) -> Los
         wanted = torch.tensor(levels, device=device)  # [Q]
         return lambda output, target, observed: pinball(output, target, observed, wanted)
     formula = POINT_LOSSES[name]
-    return lambda output, target, observed: average(formula(target - output.squeeze(-1)), observed)
+    return lambda output, target, observed: average(formula(target.unsqueeze(-1) - output), observed.unsqueeze(-1))
 
 
 def pinball(quantiles: Tensor, target: Tensor, observed: Tensor, levels: Tensor) -> Tensor:
@@ -39,5 +39,5 @@ POINT_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"mse": lambda error: erro
 
 
 def average(losses: Tensor, observed: Tensor) -> Tensor:
-    """[B, H] -> scalar."""
+    """[B, H, 1] -> scalar. Whatever could be reshaped instead has no gradient: that costs less."""
     return (losses * (observed / observed.sum().clamp(min=1))).sum()

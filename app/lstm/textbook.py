@@ -12,7 +12,9 @@ from app.lstm.windows import Series, TrainingWindows
 
 HIDDEN_SIZE = 50
 EPOCHS = 100
-MOST_STEPS = 3000
+MOST_STEPS, READ_EACH = 3000, 96
+"""Where neither steps, epochs nor seconds were asked for; fewer in proportion where windows have more observations than that:
+each is a step of the LSTM, and so long a training takes well under a minute of one core."""
 BATCH_SIZE = 32
 LARGEST_BATCH = 65_536
 LEARNING_RATES = {"adamw": 1e-3, "adam": 1e-3, "rmsprop": 1e-3, "sgd": 1e-2, "momentum": 1e-2}
@@ -32,7 +34,10 @@ def choose_textbook(request: Request, series: Series, config: Config, halvings: 
     batch_size = windows if request.batch_size == "all" else min(windows, request.batch_size or BATCH_SIZE)
     batch_size = max(1, batch_size >> halvings)
     epoch = math.ceil(windows / batch_size)
-    steps, why = min(EPOCHS * epoch, MOST_STEPS), f"{EPOCHS} epochs, or {MOST_STEPS} steps if that is fewer"
+    most = math.ceil(MOST_STEPS * min(1, READ_EACH / config.context_length))
+    steps, why = min(EPOCHS * epoch, most), f"{EPOCHS} epochs, or {most} steps if that is fewer"
+    if request.max_seconds is not None:
+        steps, why = EPOCHS * epoch, f"{EPOCHS} epochs, or as many steps as the time allows"
     if request.max_epochs is not None:
         steps, why = request.max_epochs * epoch, f"{request.max_epochs} epochs of {epoch} steps"
     if request.max_steps is not None:

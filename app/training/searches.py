@@ -54,12 +54,18 @@ def advance(database: Database, settings: Settings) -> list[Hint]:
 
 
 def is_hopeless(session: Session, trial_id: int) -> bool:
-    """Whether a running trial does worse than the median of those of its search that lower the same loss."""
+    """Whether a running trial does worse than the median of those of its search whose losses can be held against its own: of the
+    same kind, and, since they are in units of a window's spread, over windows of the same length."""
     trial = session.get_one(Training, trial_id)
     query = sa.select(Training).where(Training.parent_id == trial.parent_id)
-    alike = [one for one in session.scalars(query).all() if one.request["fit"]["loss"] == trial.request["fit"]["loss"]]
+    alike = [one for one in session.scalars(query).all() if _read_units(one) == _read_units(trial)]
     curves = trials.read_curves(session, alike)
     return sampling.is_hopeless(curves.pop(trial.id, []), list(curves.values()))
+
+
+def _read_units(trial: Training) -> tuple[str, int | None]:
+    """What the numbers of its validation loss mean."""
+    return trial.request["fit"]["loss"], trial.request["context_length"]
 
 
 def describe_drop() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from app.lstm import cell
 from app.lstm.cell import ACTIVATIONS, LstmStack, Recurrence
 
 ACTIVATE = {"tanh": np.tanh, "relu": lambda z: z * (z.real > 0), "sigmoid": lambda z: 1 / (1 + np.exp(-z))}
@@ -67,6 +68,44 @@ def test_tanh_is_torchs_own():
     torch.testing.assert_close(
         Recurrence.apply(gates, ours.weight_hh_l0, "tanh").transpose(0, 1), one(inputs)[0], rtol=0, atol=1e-14
     )
+
+
+@pytest.mark.skipif(not cell.HAS_ONEDNN, reason="this torch has no oneDNN")
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_the_short_way_to_onednn_gives_what_torch_gives(num_layers, monkeypatch):
+    torch.manual_seed(0)
+    ours, theirs = LstmStack(3, 50, num_layers, "tanh", 0.0), nn.LSTM(3, 50, num_layers, batch_first=True)
+    theirs.load_state_dict(ours.state_dict())
+    inputs, share = torch.randn(7, 24, 3, requires_grad=True), torch.randn(7, 50)
+    same = inputs.detach().clone().requires_grad_()
+    monkeypatch.setattr(torch, "lstm", None)  # it is the short way
+    state = ours.last_state(inputs)
+    (state * share).sum().backward()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.last_state(inputs), state, rtol=0, atol=1e-6)
+    monkeypatch.undo()
+    expected = theirs(same)[0][:, -1]
+    (expected * share).sum().backward()
+    assert torch.equal(state, expected)
+    assert torch.equal(inputs.grad, same.grad)
+    for name, weights in ours.named_parameters():
+        if weights.requires_grad:
+            assert torch.equal(weights.grad, getattr(theirs, name).grad), name
+
+
+def test_what_onednn_cannot_do_goes_to_torch():
+    stack = LstmStack(2, 3, 2, "tanh", 0.5)
+    assert stack.last_state(torch.empty(0, 4, 2)).shape == (0, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not cell.suits_onednn(torch.zeros(1, 4, 2))
+    assert not cell.suits_onednn(torch.zeros(1, 4, 2, dtype=torch.float64))
+
+
+def test_dropout_lies_between_the_layers_while_it_learns():
+    stack, inputs = LstmStack(2, 50, 2, "tanh", 0.5), torch.randn(4, 6, 2)
+    assert not torch.equal(stack.last_state(inputs), stack.last_state(inputs))
+    stack.eval()
+    assert torch.equal(stack.last_state(inputs), stack.last_state(inputs))
 
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])

@@ -163,6 +163,34 @@ def test_the_final_fit_begins_anew_and_lasts_as_long(noise):
     assert again.artifact == learned.artifact
 
 
+def test_a_long_series_is_learned_from_in_short_windows_and_a_long_window_in_fewer_steps():
+    hours = np.arange(20_000)
+    series = Series.of([np.sin(2 * np.pi * hours / 24) + np.sin(2 * np.pi * hours / 168)])
+
+    def look(**asked):
+        config = choose(Request(architecture="plain", horizon=24, candidate_season_lengths=(24, 168), **asked), series, "cpu")
+        return config.season_lengths, config.context_length, config.steps
+
+    assert look() == ((24, 168), 48, 3000)
+    assert look(context_length=336) == ((24, 168), 336, 858)
+    assert look(context_length=336, max_epochs=2)[2] == look(context_length=336, max_epochs=1)[2] * 2 > 1200
+    assert look(context_length=336, max_steps=5000)[2] == 5000
+
+
+def test_seconds_buy_as_many_steps_as_they_hold_but_no_more_than_the_epochs(noise):
+    """A clock of an eighth of a second a step: 20 s are 80 steps in each of the two fits."""
+    ticks = iter(range(10_000))
+    request = Request(architecture="plain", horizon=1, context_length=1, hidden_size=2, season_lengths=())
+
+    def count(**asked):
+        learned = learn(noise, replace(request, **asked), on_progress=lambda _: None, clock=lambda: next(ticks) / 8)
+        return learned.config["steps"]
+
+    assert count(max_seconds=20) == 80
+    assert count(max_seconds=4000, max_epochs=2) <= 2 * 4
+    assert choose(replace(request, max_seconds=4000), Series.of([np.arange(9_000.0)]), "cpu").steps > 3000
+
+
 def test_the_future_moves_nothing(seasonal):
     values = seasonal(120)
     changed = values.copy()

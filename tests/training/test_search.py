@@ -204,9 +204,18 @@ def test_a_bad_trial_is_dropped_beside_better_ones(client: Client, executor: Exe
             events = [{"validation_loss": loss, "attempt": 1} for loss in losses]
             service.append_events(session, copy.id, copy.workspace_id, "progress", events)
         session.commit()
-    with database.read() as session:
+    with database.write() as session:
         assert searches.is_hopeless(session, ids[-1])
         assert not searches.is_hopeless(session, ids[0])
+        last = session.get_one(Training, ids[-1])
+        asked = last.request
+        for other in ({"context_length": 24}, {"fit": {**asked["fit"], "loss": "mse"}}):
+            last.request = {**asked, **other}
+            session.flush()
+            assert not searches.is_hopeless(session, ids[-1]), "its losses are in units of its own"
+            last.request = asked
+            session.flush()
+            assert searches.is_hopeless(session, ids[-1])
 
 
 def test_the_median_of_others_decides_once_there_are_some() -> None:
