@@ -75,8 +75,10 @@ class Library:
     """The functions of app/lstm/native/engine.h, of the kind that this processor runs fastest."""
 
     count_fitting_room: Callable[..., int]
+    count_preparing_room: Callable[..., int]
     count_room: Callable[..., int]
     fit_bases: Callable[..., None]
+    prepare_windows: Callable[..., None]
     forecast: Callable[..., None]
 
 
@@ -95,11 +97,12 @@ def load_library() -> Library | None:
 
 def choose_kind(library: ctypes.CDLL, kind: str) -> Library:
     functions = {name: library[f"{name}_{kind}"] for name in Library.__dataclass_fields__}
-    functions["count_fitting_room"].argtypes = functions["count_room"].argtypes = [ADDRESS]
-    functions["count_fitting_room"].restype = functions["count_room"].restype = LONG
+    for name, function in functions.items():
+        function.restype = LONG if name.startswith("count") else None
+        function.argtypes = [ADDRESS]
     functions["fit_bases"].argtypes = [ADDRESS, LONG, *[ADDRESS] * 8]
+    functions["prepare_windows"].argtypes = [ADDRESS, LONG, LONG, *[ADDRESS] * 11]
     functions["forecast"].argtypes = [ADDRESS, LONG, LONG, *[ADDRESS] * 3]
-    functions["fit_bases"].restype = functions["forecast"].restype = None
     return Library(**functions)
 
 
@@ -187,6 +190,35 @@ class CompiledBases:
         self._library.fit_bases(self._address, B, *(array.ctypes.data for array in arrays))
         _rooms.append(room)
         return forecasts, errors
+
+
+class CompiledPreparation:
+    """What windows become before a net sees them; immutable, so that threads may share it."""
+
+    def __init__(self, library: Library, config: Config, prior: Tensors) -> None:
+        """`prior`: its weights, with `prior.` before their names."""
+        self._library = library
+        self._pointing = Pointing()
+        self._windows = describe_windows(self._pointing, config, prior)
+        self._address = ctypes.addressof(self._windows)
+        self._room = library.count_preparing_room(self._address)
+        self.reach = int(self._windows.reach)
+        H, K, Q = config.horizon, int(self._windows.bases), len(config.quantile_levels)
+        length, features = config.context_length, int(self._windows.features)
+        self._shapes = ((length,), (length,), (features,), (H, K), (H, K), (H,), (H, Q - 1), (1,))
+
+    def __call__(self, contexts: Floats) -> tuple[list[Reals], Floats]:
+        """Contexts [B, L] -> the fields of Inputs in their order, and what undoes the scalings, [B, 6]: level, whether logarithms were
+        taken, loc, scale, low, high."""
+        placed = np.ascontiguousarray(fit_length(contexts, self.reach), dtype=np.float64)
+        inputs = [np.empty((len(placed), *shape), np.float32) for shape in self._shapes]
+        window, mask, features, bases, logits, shift, gaps, unit = inputs
+        scalings = np.empty((len(placed), 6))
+        room = borrow_room(self._room)
+        arrays = (placed, scalings, window, mask, features, bases, logits, shift, gaps, unit, room)
+        self._library.prepare_windows(self._address, *placed.shape, *(array.ctypes.data for array in arrays))
+        _rooms.append(room)
+        return inputs, scalings
 
 
 class CompiledEnsemble:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from app.lstm.bases import FixedBases
+from app.lstm.compiled import CompiledPreparation, load_library
 from app.lstm.config import Config
 from app.lstm.fitted import FittedBases, Units
 from app.lstm.prior import Facts, Prior, describe_windows, regroup_gaps, slot_numbers
@@ -51,6 +52,7 @@ class Preparation:
         self._is_linear = config.bases == "linear"
         self._fixed = lay_fixed(R, H, config.season_lengths, device, deseasoned=self._is_linear)
         self.base_names = self._fixed.names
+        self._compiled = self._compile()
         if self._is_linear:
             self._past = 0
             self._normal_gaps = self.to_tensor(np.diff(find_deviates(config.quantile_levels)))
@@ -61,6 +63,14 @@ class Preparation:
         self._consenting = slice(len(self._fixed.names), None)
         self._slots = slot_numbers(self.base_names).to(device)
         self._past = choose_past(R, H)
+
+    def _compile(self) -> CompiledPreparation | None:
+        """The same in compiled code, where that was built and knows this kind."""
+        library = load_library()
+        if library is None or self.device.type != "cpu" or self.config.bases == "quick":
+            return None
+        weights = {f"prior.{name}": weight.detach().numpy() for name, weight in self.prior.state_dict().items()}
+        return CompiledPreparation(library, self.config, weights)
 
     @property
     def base_count(self) -> int:
@@ -77,6 +87,10 @@ class Preparation:
 
     def __call__(self, contexts: Floats) -> tuple[Inputs, Scaling]:
         """Contexts [B, any length], NaN = missing, the cutoff in the last column."""
+        if self._compiled is not None:
+            arrays, scalings = self._compiled(contexts)
+            level, log, loc, scale, low, high = np.split(scalings, 6, 1)  # [B, 1] each
+            return Inputs(*map(torch.from_numpy, arrays)), Scaling(level, log > 0, loc, scale, low, high)
         if self._is_linear:
             return self._lay_out(contexts)
         facts, inputs, scaling = self.describe(contexts)

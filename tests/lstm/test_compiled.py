@@ -169,3 +169,21 @@ def test_a_process_that_forecasts_has_no_torch(tmp_path):
         "assert np.isfinite(answer).all(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "chosen", [{}, {"seasons": (7, 28), "horizon": 40}, {"bases": "linear", "history_length": 96}], ids=str
+)
+def test_a_net_learns_from_the_same_windows(chosen, monkeypatch):
+    """As compiled code prepares them and as torch does."""
+    config = build(**chosen).config
+    by_code = prepare_windows(config, CPU)
+    monkeypatch.setattr("app.lstm.inputs.load_library", lambda: None)
+    by_torch = prepare_windows(config, CPU)
+    windows = make_windows(by_code.reach + 5)
+    (found, scaling), (expected, other) = by_code(windows), by_torch(windows)
+    for name in expected.__dataclass_fields__:
+        size = float(getattr(expected, name).abs().max()) + 1e-9
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5 * size, err_msg=name)
+    for name in other.__dataclass_fields__:
+        np.testing.assert_allclose(getattr(scaling, name), getattr(other, name), rtol=1e-9, err_msg=name)

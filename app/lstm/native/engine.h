@@ -67,12 +67,20 @@ typedef struct {
 
 /* How many floats are needed as room by the functions below. */
 long NAME(count_fitting_room)(const Fitting *plan);
+long NAME(count_preparing_room)(const Preparation *windows);
 long NAME(count_room)(const Model *model);
 
 /* window, mask [rows, length] without gaps; loc, scale, log [rows] -> forecasts [rows, horizon, width], of which the first
    seasons * kinds of each `width` are written, errors [rows, width] likewise. */
 void NAME(fit_bases)(const Fitting *plan, long rows, const float *window, const float *mask, const float *loc, const float *scale,
                      const float *log_taken, float *forecasts, float *errors, float *room);
+
+/* What a net learns from: contexts as below -> of each window what undoes its scaling [6] (level, is_log, loc, scale, low, high), values
+   and mask [context], features [features], bases and logits [horizon, bases], shift [horizon], gaps [horizon, quantiles - 1],
+   unit [1]. */
+void NAME(prepare_windows)(const Preparation *windows, long rows, long length, const double *contexts, double *scalings, float *values,
+                           float *mask, float *features, float *bases, float *logits, float *shift, float *gaps, float *units,
+                           float *room);
 
 /* contexts [rows, length], NaN = missing, the cutoff in the last column -> quantiles [rows, horizon, quantiles]. */
 void NAME(forecast)(const Model *model, long rows, long length, const double *contexts, double *quantiles, float *room);

@@ -404,6 +404,7 @@ typedef struct {
     float *bases, *logits;  /* [horizon * bases] */
     float *median, *shift;  /* [horizon]: the prior's, and its correction in it */
     float *gaps;            /* [horizon * (quantiles - 1)] */
+    float unit;             /* the noise of one step */
 } Window;
 
 INLINE void ask_prior(const Preparation *p, const float *facts, float unit, Window *w, float *room)
@@ -468,6 +469,7 @@ INLINE void prepare_with_prior(const Preparation *p, Window *w, float *room)
     for (long k = 0; k < K - linear; k++)
         unit = errors[k] < unit ? errors[k] : unit;
     unit = bound(unit, p->least_unit, 3);
+    w->unit = unit;
     look_back(p, before, w->filled, w->mask, past_errors);
     measure(p, w->filled + past, w->mask + past, unit, &w->scaling, general);
     memcpy(facts, general, sizeof(float) * WINDOW_FACTS);
@@ -500,6 +502,7 @@ INLINE void prepare_without_prior(const Preparation *p, Window *w, float *room)
         unit += fabsf(window[t] - window[t - lag]);
     unit = L > 1 ? unit / (float)(L - lag) : fabsf(window[0]);
     unit = bound(unit, p->least_unit, 3);
+    w->unit = unit;
     forecast_linear(p, w->filled + p->reach - p->history, w->bases, room);
     measure(p, w->filled + p->reach - p->history, w->mask + p->reach - p->history, unit, &w->scaling, w->features);
     memset(w->features + WINDOW_FACTS, 0, sizeof(float) * (size_t)K);
@@ -550,6 +553,34 @@ INLINE Window prepare(const Preparation *p, const double *history, float *room, 
     fill(p, &w.scaling, history, w.filled, w.mask, (char *)work);
     (p->fitting ? prepare_with_prior : prepare_without_prior)(p, &w, work);
     return w;
+}
+
+long NAME(count_preparing_room)(const Preparation *windows)
+{
+    return fill_up(count_window(windows), LANES) + count_preparing(windows);
+}
+
+void NAME(prepare_windows)(const Preparation *windows, long rows, long length, const double *contexts, double *scalings, float *values,
+                           float *mask, float *features, float *bases, float *logits, float *shift, float *gaps, float *units,
+                           float *room)
+{
+    const Preparation *p = windows;
+    const long L = p->context, F = p->features, H = p->horizon, K = p->bases, G = p->quantiles - 1;
+    float *work = room + fill_up(count_window(p), LANES);
+    for (long b = 0; b < rows; b++) {
+        const Window w = prepare(p, contexts + (b + 1) * length - p->reach, room, work);
+        const Scaling *s = &w.scaling;
+        const double undoing[] = {s->level, s->is_log, s->loc, s->scale, s->low, s->high};
+        memcpy(scalings + b * 6, undoing, sizeof undoing);
+        memcpy(values + b * L, w.filled + p->reach - L, sizeof(float) * (size_t)L);
+        memcpy(mask + b * L, w.mask + p->reach - L, sizeof(float) * (size_t)L);
+        memcpy(features + b * F, w.features, sizeof(float) * (size_t)F);
+        memcpy(bases + b * H * K, w.bases, sizeof(float) * (size_t)(H * K));
+        memcpy(logits + b * H * K, w.logits, sizeof(float) * (size_t)(H * K));
+        memcpy(shift + b * H, w.shift, sizeof(float) * (size_t)H);
+        memcpy(gaps + b * H * G, w.gaps, sizeof(float) * (size_t)(H * G));
+        units[b] = w.unit;
+    }
 }
 
 /* ---- the nets: app/lstm/stack.py ---- */
