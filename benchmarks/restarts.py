@@ -149,7 +149,8 @@ def main() -> None:
             if arguments.pause:
                 pause(parts, arguments.pause)
         print(f"  answers while parts were restarted: {answers}")
-        sys.exit(report(service, database_url, clients) or any(codes))
+        failed = report(service, database_url, clients) or any(codes)
+    sys.exit(failed)
 
 
 def restart(parts: Parts, name: str) -> int:
@@ -189,12 +190,12 @@ def report(service: Service, database_url: str, clients: Clients) -> bool:
         if not any(status in left for status, *_ in rows.values()):
             break
         time.sleep(0.5)
+    print(f"  requests: {dict(clients.answers)}", flush=True)
     found = read_stored(service)
     failed = {what: count for what, count in clients.answers.items() if what.startswith("FAILED")}
     lost = [id_ for id_ in clients.trainings if rows[id_][0] != "succeeded"]
     doubled = [id_ for id_ in clients.trainings if rows[id_][3] > 1]
     gone = clients.stored - found
-    print(f"  requests: {dict(clients.answers)}")
     print(
         f"  trainings: {len(clients.trainings)} accepted, {len(lost)} lost, {len(doubled)} with two versions; "
         f"attempts {dict(sorted(Counter(rows[id_][1] for id_ in clients.trainings).items()))}, "
@@ -206,7 +207,7 @@ def report(service: Service, database_url: str, clients: Clients) -> bool:
 
 def read_stored(service: Service) -> set[tuple[str, int]]:
     answer = service.get("/v1/datasets/stream/observations", params={"limit": 1000}).json()
-    return {(one["series"], step) for one in answer["series"] for step in one["timestamps"]}
+    return {(one["id"], step) for one in answer["series"] for step in one["timestamps"]}
 
 
 if __name__ == "__main__":

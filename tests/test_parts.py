@@ -150,6 +150,19 @@ def test_the_second_signal_ends_at_once_what_the_first_would_wait_for(service: S
         stream.close()
 
 
+def test_a_worker_that_starts_takes_what_waits_though_its_hint_was_lost(service: Service, redis_url: str) -> None:
+    service.environment["ENGRAM_HINT_SECONDS"] = "600"
+    service.start_api()
+    post_air(service)
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(*QUEUES)
+        training_id = request(service, "air")
+        service.wait_for(lambda: client.llen("auto") or any("hint not sent" in line for line in service.log))
+        client.delete(*QUEUES)
+    service.start("worker", "--queues=cpu")
+    assert service.wait_for_end(training_id)["status"] == "succeeded"
+
+
 def test_a_worker_that_was_paused_beyond_its_lease_writes_nothing_and_works_on(service: Service, rows: Database) -> None:
     """Stopped as by a debugger or a hypervisor; its child is not, and learns to the end meanwhile."""
     service.environment["ENGRAM_LEASE_SECONDS"] = "4"

@@ -110,8 +110,12 @@ def _beat(
     database: Database, settings: Settings, hints: Queue, executor: Executor, name: str, devices: tuple[str, ...], slots: int
 ) -> None:
     """Says that the worker is alive, and sweeps: each worker does, so that none has to be the one; twice does no harm."""
+    has_rung = False
     while True:
         try:
+            if not has_rung:
+                tasks.ring_first(database, hints, devices)
+                has_rung = True
             with database.write() as session:
                 presence.register_worker(session, name, devices, executor.name, slots)
                 session.commit()
