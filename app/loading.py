@@ -9,7 +9,7 @@ from contextlib import contextmanager
 def load_quietly() -> Iterator[None]:
     """What is imported stays for as long as the process lives: to go through it again and again is a sixth of a part's start.
 
-    Nor is it looked through afterwards, and what is forked from here goes on sharing its pages.
+    Nor is it looked through afterwards.
     """
     gc.disable()
     try:
