@@ -10,6 +10,7 @@ import uvicorn
 
 from app.connections import make_protocol
 from app.lifeline import end_with_parent
+from app.loading import load_quietly
 from app.main import create_app
 from app.settings import Settings
 from app.telemetry import configure_logging, log
@@ -43,8 +44,10 @@ def run(settings: Settings, *, fd: int | None = None, lifeline: bool = False) ->
     configure_tracing("api")
     if lifeline:
         end_with_parent()
+    with load_quietly():  # the routes are many objects, too, and stay
+        app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -1,6 +1,6 @@
-"""What the schemas of several rooms share: media types, strict bodies, ids of series, points in time."""
+"""What the schemas of several rooms share: media types, strict bodies, ids of series, points in time, how long keys are kept."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +14,9 @@ NDJSON = "application/x-ndjson"
 CSV = "text/csv"
 PARQUET = "application/vnd.apache.parquet"
 ARROW = "application/vnd.apache.arrow.stream"
+
+KEPT_KEYS = timedelta(hours=24)
+"""How long the same request under the same `Idempotency-Key` gets the first answer again."""
 
 Step = int | str
 """A point of a dataset's grid: RFC 3339, or an integer where freq is `step`."""

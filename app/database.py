@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psycopg.errors
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
@@ -23,6 +22,8 @@ SILENCE_THERE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_k
 TIDY_SECONDS = 1.0
 """How long tidying waits for others, and so how long a writer may have to wait for it."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+DISK_FULL = "53100"
+"""PostgreSQL's word for it."""
 TIDY_PAGES = 256
 """Free pages given back in one transaction: a megabyte."""
 
@@ -142,7 +143,7 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(cause, sqlite3.Error):  # a journal that cannot grow is told as an I/O error
         code = getattr(cause, "sqlite_errorcode", 0)
         return code in NO_ROOM
-    return isinstance(cause, psycopg.errors.DiskFull)
+    return getattr(cause, "sqlstate", None) == DISK_FULL  # psycopg's, which SQLite's parts do not load
 
 
 def find_sqlite_file(url: str | sa.URL) -> Path | None:

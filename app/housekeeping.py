@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app import audit, sqlite_broker
+from app.contract import KEPT_KEYS
 from app.database import Database, database_now, tidy_sqlite
-from app.idempotency import KEPT as KEPT_KEYS
 from app.registry import service as registry
 from app.settings import Settings
 from app.tables import Housekeeping, IdempotencyKey, Scheduler, Worker

@@ -8,7 +8,6 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -16,12 +15,11 @@ from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+from app.contract import KEPT_KEYS
 from app.database import database_now
 from app.errors import KeyReused, RequestAtWork
 from app.tables import IdempotencyKey
 
-KEPT = timedelta(hours=24)
-"""For as long as the contract promises the first answer again (docs/api.md)."""
 RETRY_SECONDS = 1
 REPLAYED = "Idempotent-Replayed"
 """The header that says of an answer that it is the first one again."""
@@ -103,7 +101,7 @@ class Once:
 
     def _find(self, session: Session, place: tuple[int, str]) -> dict[str, Any] | None:
         ours = sa.and_(IdempotencyKey.workspace_id == place[0], IdempotencyKey.key == place[1])
-        too_old = IdempotencyKey.created_at < database_now(session) - KEPT
+        too_old = IdempotencyKey.created_at < database_now(session) - KEPT_KEYS
         session.execute(sa.delete(IdempotencyKey).where(ours, too_old).execution_options(synchronize_session=False))
         kept = session.scalar(sa.select(IdempotencyKey).where(ours))
         if kept is None:

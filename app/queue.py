@@ -15,8 +15,18 @@ from app.telemetry import log
 TRAIN_TASK = "engram.train"
 QUEUES = ("auto", "cpu", "cuda")
 """One per `device` of a request; a worker listens to `auto` and to those of its own devices."""
-WORKER_ARGUMENTS = ("--pool=threads", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING")
-"""What every `celery worker` of ours is started with: its threads only watch over children, and workers know each other by their rows."""
+WORKER_OPTIONS = {
+    "pool_cls": "threads",
+    "without_gossip": True,
+    "without_mingle": True,
+    "without_heartbeat": True,
+    "loglevel": "WARNING",
+    "quiet": True,
+}
+"""What every `celery.Worker` of ours is made with: its threads only watch over children, and workers know each other by their rows.
+
+Not by Celery's command line: it loads all of Celery's commands, which is a sixth of a worker's start.
+"""
 MAX_WAITING_HINTS = 10_000
 MAX_WAITING_BELLS = 100
 """A hint is not sent again to a queue that holds so many: one wakes a worker, and a queue that nobody hears must not grow for ever."""

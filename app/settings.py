@@ -1,11 +1,12 @@
 """Every knob, once. Read from the environment (prefix ENGRAM_), frozen, and passed: never a global. Listed in docs/settings.md."""
 
 import ipaddress
+import sys
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 EMBEDDED_SCHEME = "sqlitequeue"
@@ -148,3 +149,15 @@ class Settings(BaseSettings):
         except ValueError:
             is_loopback = self.host == "localhost"
         return is_loopback or self.insecure
+
+
+def read_settings() -> Settings:
+    """The environment's. A wrong one is a usage error, said in a line: SystemExit(2)."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        for one in error.errors():
+            name = "_".join(map(str, one["loc"])).upper()
+            found = "" if name == "KEY_PEPPER" else f", found {one['input']!r}"  # a secret is not shown, a wrong one neither
+            sys.stderr.write(f"engram: ENGRAM_{name}: {one['msg']}{found}; see docs/settings.md\n")
+        raise SystemExit(2) from error

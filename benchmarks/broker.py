@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from app.queue import TRAIN_TASK, WORKER_ARGUMENTS, Queue, make_celery
+from app.queue import TRAIN_TASK, WORKER_OPTIONS, Queue, make_celery
 from app.settings import Settings
 
 HINTS = 60
@@ -67,7 +67,7 @@ def work(url: str) -> None:
     def train(_training_id: str) -> None:
         print(time.time(), file=stdout, flush=True)
 
-    celery.worker_main(["--quiet", "worker", "--concurrency=1", f"--queues={DEVICE},cpu", *WORKER_ARGUMENTS])
+    celery.Worker(concurrency=1, queues=[DEVICE, "cpu"], **WORKER_OPTIONS).start()
 
 
 if __name__ == "__main__":

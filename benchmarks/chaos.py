@@ -1,7 +1,8 @@
 """Trainings under kill -9: what is lost, what is done twice, and how much longer it takes.
 
-    python -m benchmarks.chaos [embedded] [redis] [--trainings 500] [--workers 3] [--calm 40] [--seed 0] [--steps 200] [--pause 1 3]
+    python -m benchmarks.chaos [embedded] [redis] [--trainings 500] [--workers 3] [--calm 40] [--seed 0] [--steps 400] [--pause 1 3]
 
+Trainings of half to two and a half times `--steps`: at 400, 1 to 5 s each on a quiet machine with two cores.
 Every 1 to 3 s (`--pause`: on a machine that others use, as much longer as everything takes longer) a process is killed with SIGKILL, chosen at random: a worker, a training's own process, a forkserver, the API, the
 scheduler, the broker (`redis` only: a server of its own, which keeps nothing on disk). Processes also kill themselves inside the
 critical instants, at the fault points of app/faults.py. Every hint is sent twice, every request is sent again while chaos reigns, under
@@ -42,7 +43,9 @@ from tests.processes import Service, run_service
 POSTGRES_URL = os.environ.get("ENGRAM_TEST_POSTGRES_URL", "postgresql://127.0.0.1:5432/postgres")
 AIR = Path(__file__).parent.parent / "examples" / "air_passengers.csv"
 RESTART_SECONDS = 0.5
-SETTLE_SECONDS = 420.0
+SETTLE_SECONDS = 300.0
+SETTLE_TIMES = 4.0
+"""A drain is given up after this many times its ideal, and `SETTLE_SECONDS` on top: what is left then is reported as lost."""
 WORD_SECONDS = 30.0
 SETTINGS = {
     "ENGRAM_MAX_ATTEMPTS": "20",
@@ -59,7 +62,7 @@ FAULTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stacks", nargs="*", default=[], help="embedded, redis; both if none is named")
-    for name, default in (("trainings", 500), ("workers", 3), ("calm", 40), ("seed", 0), ("steps", 200)):
+    for name, default in (("trainings", 500), ("workers", 3), ("calm", 40), ("seed", 0), ("steps", 400)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--pause", type=float, nargs=2, default=(1.0, 3.0))
     arguments = parser.parse_args()
@@ -92,12 +95,13 @@ def run(stack: str, arguments: argparse.Namespace) -> bool:
         stack_of.callback(hints.close)
         post_until_answered(service, "/v1/datasets/air/observations", {}, content=AIR.read_bytes())
         client = Client(service, settings, hints, random.Random(arguments.seed), arguments.steps)
-        client.drain("warm", 2 * arguments.workers)
-        calm = client.drain("calm", arguments.calm)
+        warm = client.drain("warm", 2 * arguments.workers, SETTLE_SECONDS)
+        calm = client.drain("calm", arguments.calm, warm * arguments.calm / arguments.workers)
         print(f"{stack}: {arguments.calm} trainings without chaos took {calm:.0f} s")
-        wall = client.drain("chaos", arguments.trainings, lambda: parts.begin_chaos(broker))
+        ideal = calm / arguments.calm * arguments.trainings
+        wall = client.drain("chaos", arguments.trainings, ideal, lambda: parts.begin_chaos(broker))
         kills = parts.end_chaos()
-        return report(stack, settings, arguments, calm / arguments.calm * arguments.trainings, wall, kills)
+        return report(stack, settings, arguments, ideal, wall, kills)
 
 
 class EmbeddedBroker:
@@ -301,8 +305,8 @@ class Client:
         self._chance = chance
         self._steps = steps
 
-    def drain(self, name: str, count: int, begin_chaos: Callable[[], None] | None = None) -> float:
-        """Seconds from the first request to the last end, as the rows say; chaos begins when all are queued."""
+    def drain(self, name: str, count: int, ideal: float, begin_chaos: Callable[[], None] | None = None) -> float:
+        """Seconds from the first request to the last end, as the rows say; chaos begins when all are queued. `ideal`: what it may be."""
         begin = time.monotonic()
         sent = []
         for number in range(count):
@@ -315,7 +319,7 @@ class Client:
             begin_chaos()
         database = Database(self._settings.database_url)
         left = sa.select(sa.func.count()).where(Training.status.in_(["queued", "running"]))
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + SETTLE_TIMES * ideal + SETTLE_SECONDS
         next_word = begin + WORD_SECONDS
         while time.monotonic() < deadline:
             with database.read() as session:

@@ -1,9 +1,9 @@
 """Twice as much as the service sustains, for minutes: what it sheds, how long the rest takes, what memory does, and what is there at the end.
 
-    python -m benchmarks.overload [--seconds 600] [--measure 20] [--database-url postgresql://...] [--at-once 256]
+    python -m benchmarks.overload [--seconds 600] [--measure 20] [--database-url postgresql://...] [--at-once 256] [--seed 0]
 
 `engram serve` on this machine, beside its load: 60 % writes of ten points, each answered once and never sent again, 38 % forecasts,
-2 % requests for trainings. First by eight clients without a pause, which is what it sustains; then requests begin at twice that rate
+2 % requests for trainings (twenty models, so that an equal one may wait already, and is the answer). First by eight clients without a pause, which is what it sustains; then requests begin at twice that rate
 whatever becomes of those before them.
 """
 
@@ -35,6 +35,7 @@ class Load:
         self._chance = random.Random(seed)
         self._steps = [0] * SERIES
         self.written: dict[tuple[int, int], float] = {}
+        self.trainings: set[str] = set()
         self.answers: Counter[tuple[str, str]] = Counter()
         self.seconds: dict[str, list[float]] = {"write": [], "forecast": [], "training": []}
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -57,14 +58,16 @@ class Load:
                 {"dataset": "air", "horizon": 3, "fit": {"max_steps": 20}},
             )
         begin = time.perf_counter()
-        status = await self._post(path, json.dumps(body).encode())
+        status, content = await self._post(path, json.dumps(body).encode())
         self.answers[what, status] += 1
         if status in ("200", "202"):
             self.seconds[what].append(time.perf_counter() - begin)
+            if what == "training":
+                self.trainings.add(json.loads(content)["id"])
             for row in rows:
                 self.written[int(row["series"][1:]), row["timestamp"]] = row["value"]
 
-    async def _post(self, path: str, body: bytes) -> str:
+    async def _post(self, path: str, body: bytes) -> tuple[str, bytes]:
         head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         is_reused = bool(self._idle)
         try:
@@ -73,14 +76,14 @@ class Load:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
                 length = int(answer.partition("content-length: ")[2].partition("\r\n")[0] or 0)
-                await reader.readexactly(length)
+                content = await reader.readexactly(length)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             if is_reused and not isinstance(error, TimeoutError) and not getattr(error, "partial", b""):
                 self._idle.clear()  # the server had closed it while it was idle, and has read nothing
                 return await self._post(path, body)
-            return type(error).__name__
+            return type(error).__name__, b""
         self._idle.append((reader, writer))
-        return answer.split()[1]
+        return answer.split()[1], content
 
 
 async def keep_busy(load: Load, seconds: float) -> float:
@@ -119,12 +122,12 @@ def read_rss(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def find_api(supervisor: int) -> int:
+def find_part(supervisor: int, word: str) -> int:
     for path in Path(f"/proc/{supervisor}/task").glob("*/children"):
         for pid in path.read_text().split():
-            if b"api" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
                 return int(pid)
-    raise SystemExit("no API process was found")
+    raise SystemExit(f"no process of {word} was found")
 
 
 def main() -> None:
@@ -132,6 +135,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--measure", type=float, default=20.0)
     parser.add_argument("--at-once", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--database-url", default="")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -142,11 +146,11 @@ def main() -> None:
             "ENGRAM_LOG_LEVEL": "error",
         }
         with run_service(environment, Path(folder)) as service:
-            pid = find_api(service.serve().pid)
-            sys.exit(1 if run(service, pid, arguments) else 0)
+            supervisor = service.serve().pid
+            sys.exit(1 if run(service, [find_part(supervisor, word) for word in ("api", "workers")], arguments) else 0)
 
 
-def run(service: Service, pid: int, arguments: argparse.Namespace) -> bool:
+def run(service: Service, pids: list[int], arguments: argparse.Namespace) -> bool:
     """Whether something that was acknowledged is not there, or something was answered that is no answer."""
     air = (Path(__file__).parent.parent / "examples" / "air_passengers.csv").read_bytes()
     service.post("/v1/datasets/air/observations", content=air, headers={"Content-Type": "text/csv"}).raise_for_status()
@@ -154,13 +158,13 @@ def run(service: Service, pid: int, arguments: argparse.Namespace) -> bool:
     assert service.train("air", dataset="air", horizon=3, fit={"max_steps": 20})["status"] == "succeeded"
     service.post("/v1/models/air/forecasts", json={}).raise_for_status()  # loads torch
     port = int(service.http.base_url.port or 0)
-    megabytes: list[float] = []
+    megabytes: list[list[float]] = []
 
     async def sample() -> None:
-        megabytes.append(read_rss(pid))
+        megabytes.append([read_rss(pid) for pid in pids])
 
     async def both() -> tuple[Load, float]:
-        load = Load(port)
+        load = Load(port, arguments.seed)
         rate = await keep_busy(load, arguments.measure)
         load.answers.clear()
         for seconds in load.seconds.values():
@@ -180,12 +184,17 @@ def run(service: Service, pid: int, arguments: argparse.Namespace) -> bool:
         p50, p99 = statistics.median(seconds), seconds[int(0.99 * (len(seconds) - 1))]
         print(f"  {what}: {by_status}; accepted p50 {p50:.2f} s, p99 {p99:.2f} s, longest {seconds[-1]:.2f} s")
     shed = total["503"] + total["429"]
-    print(
-        f"  shed {100 * shed / sum(total.values()):.0f} %; API memory {megabytes[1]:.0f} MB at the start, {max(megabytes):.0f} MB at most, {megabytes[-1]:.0f} MB at the end"
-    )
+    print(f"  shed {100 * shed / sum(total.values()):.0f} %; seed {arguments.seed}")
+    for place, part in enumerate(("API", "worker")):
+        print(
+            f"  {part} memory, MB, every {arguments.seconds / SAMPLES:.0f} s: {' '.join(f'{one[place]:.0f}' for one in megabytes)}"
+        )
     found = read_all(service)
     lost = sum(found.get(place) != value for place, value in load.written.items())
     print(f"  points acknowledged {len(load.written)}, lost {lost}; stored {len(found)}")
+    ends = Counter(service.wait_for_end(training_id)["status"] for training_id in sorted(load.trainings))
+    print(f"  trainings acknowledged {len(load.trainings)}; ended {dict(ends)}")
+    lost += len(load.trainings) - ends["succeeded"]
     wrong = set(total) - {"200", "202", "503", "429"}
     if wrong:
         print(f"  answers that are none: {sorted(wrong)}")

@@ -119,3 +119,11 @@ def test_paths_are_those_of_the_contract() -> None:
 def test_neither_the_api_nor_a_worker_loads_torch_at_its_start(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["workers.celery_app", "workers.scheduler"])
+def test_a_worker_loads_nothing_that_it_does_not_work_with(module: str) -> None:
+    """A worker that was killed is there again after as many seconds as its imports take."""
+    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}} & {{'fastapi', 'alembic', 'psycopg', 'polars', 'optuna', 'redis'}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""

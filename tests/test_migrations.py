@@ -46,6 +46,7 @@ def test_revisions_are_numbered_and_open_to_code_that_grows_no_older() -> None:
     assert all(since <= number for number, since in parsed)
     files = sorted(path.name[:4] for path in (migrations.FOLDER / "versions").glob("[0-9]*.py"))
     assert files == [revision[:4] for revision in REVISIONS]
+    assert migrations.head() == SCRIPTS.get_current_head(), "the newest file's name begins with its revision"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

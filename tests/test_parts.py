@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from app.database import Database
 from app.queue import QUEUES
-from app.tables import Housekeeping, Scheduler, Training, Version, Worker
+from app.tables import Housekeeping, Scheduler, Training, TrainingEvent, Version, Worker
 from tests.conftest import AIR_CSV, QUICK
 from tests.processes import Service, run_service
 from workers.celery_app import parse_devices
@@ -148,3 +148,44 @@ def test_the_second_signal_ends_at_once_what_the_first_would_wait_for(service: S
         api.send_signal(signal.SIGTERM)
         assert api.wait(2) == 1
         stream.close()
+
+
+def test_a_worker_that_starts_takes_what_waits_though_its_hint_was_lost(service: Service, redis_url: str) -> None:
+    service.environment["ENGRAM_HINT_SECONDS"] = "600"
+    service.start_api()
+    post_air(service)
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(*QUEUES)
+        training_id = request(service, "air")
+        service.wait_for(lambda: client.llen("auto") or any("hint not sent" in line for line in service.log))
+        client.delete(*QUEUES)
+    service.start("worker", "--queues=cpu")
+    assert service.wait_for_end(training_id)["status"] == "succeeded"
+
+
+def test_a_worker_that_was_paused_beyond_its_lease_writes_nothing_and_works_on(service: Service, rows: Database) -> None:
+    """Stopped as by a debugger or a hypervisor; its child is not, and learns to the end meanwhile."""
+    service.environment["ENGRAM_LEASE_SECONDS"] = "4"
+    service.start_api()
+    post_air(service)
+    paused = service.start("worker", "--queues=cpu")
+    service.wait_for(lambda: len(names(rows, Worker)) == 1)
+    assert service.wait_for_end(request(service, "first"))["status"] == "succeeded"  # its forkserver is there
+    training_id = request(service, "air", fit={"max_steps": 400})
+    service.wait_for_status(training_id, "running")
+    paused.send_signal(signal.SIGSTOP)
+    other = service.start("worker", "--queues=cpu")
+    ended = service.wait_for_end(training_id)
+    assert (ended["status"], ended["attempt"], ended["version"]) == ("succeeded", 2, 1)
+    with rows.read() as session:
+        before = session.execute(sa.select(sa.func.count(TrainingEvent.id), sa.func.max(TrainingEvent.id))).one()
+    heard = len(service.log)
+    paused.send_signal(signal.SIGCONT)
+    service.wait_for(lambda: any("training ended" in line and "lost" in line for line in service.log[heard:]))
+    with rows.read() as session:
+        assert session.execute(sa.select(sa.func.count(TrainingEvent.id), sa.func.max(TrainingEvent.id))).one() == before
+        assert session.scalar(sa.select(sa.func.count()).select_from(Version)) == 2
+        assert f"/{paused.pid}/" not in str(owner_of(rows, training_id))
+    assert stop(other) == 0
+    assert service.wait_for_end(request(service, "next"))["status"] == "succeeded"
+    assert paused.poll() is None

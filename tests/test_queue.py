@@ -22,7 +22,7 @@ from app.settings import Settings
 ROOT = Path(__file__).parents[1]
 WORKER = """
 import sys
-from app.queue import TRAIN_TASK, WORKER_ARGUMENTS, make_celery
+from app.queue import TRAIN_TASK, WORKER_OPTIONS, make_celery
 from app.settings import Settings
 url, device = sys.argv[1:]
 stdout = sys.stdout  # Celery puts its log in place of it
@@ -30,7 +30,7 @@ celery = make_celery(Settings(broker_url=url))
 @celery.task(name=TRAIN_TASK)
 def train(training_id):
     print(training_id, file=stdout, flush=True)
-celery.worker_main(["--quiet", "worker", "--concurrency=1", f"--queues={device}", *WORKER_ARGUMENTS])
+celery.Worker(concurrency=1, queues=[device], **WORKER_OPTIONS).start()
 """
 
 

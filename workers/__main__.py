@@ -3,9 +3,12 @@
 if __name__ == "__main__":
     import sys
 
-    if sys.argv[1:] == ["--scheduler"]:
-        from workers.scheduler import main
-    else:
-        from workers.celery_app import main
+    from app.loading import load_quietly
+
+    with load_quietly():
+        if sys.argv[1:] == ["--scheduler"]:
+            from workers.scheduler import main
+        else:
+            from workers.celery_app import main
 
     main()

@@ -17,7 +17,7 @@ from app.database import Database
 from app.lifeline import end_at_once_on_signal, end_with_parent, on_stop
 from app.processes import name_process
 from app.queue import Queue, make_celery
-from app.settings import Settings
+from app.settings import Settings, read_settings
 from app.tables import Worker
 from app.telemetry import configure_logging, log
 from app.tracing import configure_tracing
@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.lifeline:
         end_with_parent()
-    settings = Settings()
+    settings = read_settings()
     run(settings, arguments.queues, arguments.concurrency or settings.worker_concurrency)
 
 
@@ -80,16 +80,7 @@ def run(settings: Settings, devices: tuple[str, ...], slots: int) -> None:
         executor.stopping.set()
 
     warnings.filterwarnings("ignore", category=SecurityWarning)  # of root's: nothing here unpickles what the broker sends
-    celery.worker_main(
-        [
-            "--quiet",
-            "worker",
-            f"--concurrency={slots}",
-            f"--queues={','.join(['auto', *devices])}",
-            f"--hostname={name}",
-            *queue.WORKER_ARGUMENTS,
-        ]
-    )
+    celery.Worker(hostname=name, concurrency=slots, queues=["auto", *devices], **queue.WORKER_OPTIONS).start()
     for thread in threads:
         if thread.ident is not None:
             thread.join(STOP_SECONDS)
@@ -119,8 +110,12 @@ def _beat(
     database: Database, settings: Settings, hints: Queue, executor: Executor, name: str, devices: tuple[str, ...], slots: int
 ) -> None:
     """Says that the worker is alive, and sweeps: each worker does, so that none has to be the one; twice does no harm."""
+    has_rung = False
     while True:
         try:
+            if not has_rung:
+                tasks.ring_first(database, hints, devices)
+                has_rung = True
             with database.write() as session:
                 presence.register_worker(session, name, devices, executor.name, slots)
                 session.commit()

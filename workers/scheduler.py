@@ -13,7 +13,7 @@ from app.database import Database
 from app.lifeline import on_stop
 from app.processes import name_process
 from app.queue import Queue, make_celery
-from app.settings import Settings
+from app.settings import Settings, read_settings
 from app.tables import Scheduler
 from app.telemetry import configure_logging, log
 from app.training import presence
@@ -52,7 +52,7 @@ class Beat(beat.Scheduler):
 
 def main() -> None:
     """`python -m workers --scheduler`, which `engram scheduler` turns into."""
-    run(Settings())
+    run(read_settings())
 
 
 def run(settings: Settings) -> None:

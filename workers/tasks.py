@@ -1,6 +1,7 @@
 """What is done again and again: a training when its bell rings, the sweep that brings back what was lost, the housekeeping."""
 
 import threading
+from collections.abc import Sequence
 
 import sqlalchemy.exc
 from celery import Celery
@@ -48,6 +49,14 @@ def sweep(database: Database, settings: Settings, queue: Queue) -> None:
         session.commit()
     for training_id, device in hints:
         queue.send(training_id, device, again=True)
+
+
+def ring_first(database: Database, hints: Queue, devices: Sequence[str]) -> None:
+    """A worker's own bell at its start: hints that were sent before may be lost, and are not due again for a while."""
+    with database.read() as session:
+        waiting = claims.find_waiting(session, devices)
+    if waiting is not None:
+        hints.send(*waiting, again=True)
 
 
 def keep_house(database: Database, settings: Settings, owner: str, stopping: threading.Event) -> None:

@@ -53,7 +53,10 @@ def api(
         from app.supervisor import serve_api
 
         raise typer.Exit(serve_api(settings, processes))
-    from app.api_process import run
+    from app.loading import load_quietly
+
+    with load_quietly():
+        from app.api_process import run
 
     run(settings, fd=fd, lifeline=lifeline)
 
@@ -64,7 +67,6 @@ def worker(
     concurrency: Annotated[int | None, typer.Option(min=1, help="Trainings at once (ENGRAM_WORKER_CONCURRENCY).")] = None,
 ) -> None:
     """Run one worker alone."""
-    configure()  # a wrong one is said here, before the process becomes the worker
     arguments = [f"--queues={queues}"] if queues is not None else []
     arguments += [f"--concurrency={concurrency}"] if concurrency else []
     os.execv(sys.executable, [sys.executable, "-m", "workers", *arguments])  # noqa: S606 - this interpreter and our own module
@@ -73,7 +75,6 @@ def worker(
 @commands.command()
 def scheduler() -> None:
     """Run one scheduler alone: it sweeps and keeps house while no worker is there to do so. More than one do no harm."""
-    configure()
     os.execv(sys.executable, [sys.executable, "-m", "workers", "--scheduler"])  # noqa: S606 - this interpreter and our own module
 
 

@@ -109,6 +109,15 @@ def find_left_for_cuda(session: Session, devices: Sequence[str]) -> str | None:
     return session.scalar(query.order_by(Training.id).limit(1))
 
 
+def find_waiting(session: Session, devices: Sequence[str]) -> tuple[str, str] | None:
+    """(public id, device) of the oldest training that waits for one of these devices or for any; None when there is none."""
+    query = sa.select(Training.public_id, Training.device_wanted).where(
+        Training.status == "queued", Training.searching.is_(False), Training.device_wanted.in_(["auto", *devices])
+    )
+    row = session.execute(query.order_by(Training.id).limit(1)).one_or_none()
+    return None if row is None else (row.public_id, row.device_wanted)
+
+
 def beat(session: Session, settings: Settings, claim: Claim, **fields: Any) -> bool | None:
     """Renews the lease and writes `fields`. True: cancel was asked for; False: go on; None: the training is no longer ours."""
     lease = database_now(session) + timedelta(seconds=settings.lease_seconds)
