@@ -76,6 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         license_info={"name": "Apache-2.0"},
         responses=problems.RESPONSES,
     )
+    app.router.routes.remove(next(route for route in app.router.routes if getattr(route, "path", "") == app.openapi_url))
     app.state.settings = settings
     problems.install(app)
     for room in (datasets, registry, training, serving, keys, audit):
