@@ -11,11 +11,11 @@ what was accepted and refused, crashes, hangs, other exceptions, and the memory 
 import argparse
 import io
 import mmap
+import multiprocessing
+import multiprocessing.process
 import os
 import resource
 import struct
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -87,6 +87,7 @@ def measure_bytes() -> int:
 def work(kind: str, first: int, count: int, deadline: float, place: Path, odd: Path, sizes: Path) -> None:
     """One process: the inputs first..first + count, until the deadline. `place` says to others at which one it is, and what came of
     those before, `sizes` its memory: a process that dies says nothing more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a reader says before it aborts
     if kind in ("parquet", "arrow"):
         most = Bounds().unpacking_bytes
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -124,39 +125,32 @@ def supervise(kind: str, first: int, count: int, seconds: float) -> dict[str, An
         while total["done"] < count and time.monotonic() < deadline:
             begin = first + total["done"]
             place.write_bytes(RECORD.pack(begin, 0, 0, 0))
-            left = [str(count - total["done"]), str(deadline - time.monotonic())]
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.fuzz",
-                "--work",
-                kind,
-                str(begin),
-                *left,
-                *map(str, (place, odd, sizes)),
-            ]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            # forked: this process has done nothing yet but import, and a crash costs the next one no seconds for that
+            process = multiprocessing.get_context("fork").Process(
+                target=work, args=(kind, begin, count - total["done"], deadline, place, odd, sizes)
+            )
+            process.start()
             hung = _watch(process, place)
-            process.wait()
+            process.join()
             at, *counts = RECORD.unpack(place.read_bytes())
             for outcome, number in zip(OUTCOMES, counts, strict=True):
                 total[outcome] += number
             total["done"] = at - first
-            if process.returncode != 0:
+            if process.exitcode != 0:
                 total["done"] += 1
-                total["hangs" if hung else "crashes"].append(f"{at} ({process.returncode})")
+                total["hangs" if hung else "crashes"].append(f"{at} ({process.exitcode})")
         total["odd"] = odd.read_text().splitlines()
         total["sizes"] = [int(size) for size in sizes.read_text().split()]
     return total
 
 
-def _watch(process: "subprocess.Popen[bytes]", place: Path) -> bool:
+def _watch(process: multiprocessing.process.BaseProcess, place: Path) -> bool:
     """Waits for the process to end; kills it, and says so, if it computes at one input for too long. Its own seconds count: on a busy
     machine it may be given none for a while. One that waits for nobody knows what is given up as well, much later."""
     begun = at = place.read_bytes()[:8]
     since, spent = time.monotonic(), _count_seconds(process.pid)
-    while process.poll() is None:
-        time.sleep(0.2)
+    while process.exitcode is None:
+        process.join(0.2)
         now, seconds = place.read_bytes()[:8], _count_seconds(process.pid)
         if now != at:
             at, since, spent = now, time.monotonic(), seconds
@@ -166,7 +160,7 @@ def _watch(process: "subprocess.Popen[bytes]", place: Path) -> bool:
     return False
 
 
-def _count_seconds(pid: int) -> float:
+def _count_seconds(pid: int | None) -> float:
     """The processor's seconds that a process has had."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -182,12 +176,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="for each kind")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--via-service", type=int, default=0, help="so many Parquet and Arrow bodies by the way of a request")
-    parser.add_argument("--work", nargs=7, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.work:
-        kind, first, count, seconds, *places = options.work
-        work(kind, int(first), int(count), time.monotonic() + float(seconds), *map(Path, places))
-        return
     for kind in options.kinds.split(","):
         began = time.monotonic()
         total = supervise(kind, options.first, options.inputs, options.seconds)
