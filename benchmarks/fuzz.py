@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--via-service", type=int, default=0, help="so many Parquet and Arrow bodies by the way of a request")
     options = parser.parse_args()
+    os.environ["RUST_BACKTRACE"] = "0"  # in a forked process a reader that panics may wait for ever while it writes one
     for kind in options.kinds.split(","):
         began = time.monotonic()
         total = supervise(kind, options.first, options.inputs, options.seconds)
