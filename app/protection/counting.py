@@ -20,7 +20,7 @@ PAUSE_SECONDS = 0.25
 """A refused request is answered so much later: who does not heed Retry-After asks no faster than this on each connection, and others have
 the processor meanwhile."""
 GAP_SECONDS = 0.05
-"""Between two refusals of one caller, on however many connections: more of them make each wait longer."""
+"""Between two refusals of one caller, on however many connections: more of them make each wait longer, up to MAX_PAUSE_SECONDS."""
 MAX_PAUSE_SECONDS = 2.0
 REMEMBER_SECONDS = 1.0
 """A refusal is repeated without asking anybody for so long at most: then a limit that was raised, or a key that was revoked, is seen."""
