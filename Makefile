@@ -30,7 +30,7 @@ check: $(VENV)/installed-dev ## Check format, lint, types, imports, that the mig
 
 audit: $(VENV)/installed-dev ## Ask the advisory database about every dependency (needs the network, and installs pip-audit)
 	$(BIN)/python -m pip install --disable-pip-version-check -q pip-audit
-	$(BIN)/pip-audit --skip-editable
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 format: $(VENV)/installed-dev ## Format the code and mend what the linter can
 	$(BIN)/ruff format .

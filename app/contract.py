@@ -1,7 +1,9 @@
-"""What the schemas of several rooms share: media types, strict bodies, ids of series, points in time, how long keys are kept."""
+"""What the schemas of several rooms share: media types, strict bodies, ids of series, points in time, how long keys are kept, what may
+be called next."""
 
+import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +29,19 @@ class StrictInput(BaseModel):
     """An unknown field is refused, and no text becomes a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def link_to(*operations: str, **parameters: str) -> dict[str, Any]:
+    """For `responses`: the operations, such as "GET /v1/datasets/{dataset}", that the OpenAPI document says may be called next, and where
+    in this call or its answer their parameters stand."""
+    links = {}
+    for operation in operations:
+        method, path = operation.split(" ")
+        links[re.sub(r"\W+", "_", operation).strip("_")] = {
+            "operationRef": f"#/paths/{path.replace('/', '~1')}/{method.lower()}",
+            "parameters": {f"path.{name}": value for name, value in parameters.items() if f"{{{name}}}" in path},
+        }
+    return {"links": links}
 
 
 def parse_moment(text: Step, grid: Grid, place: Place) -> datetime | int:

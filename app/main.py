@@ -18,7 +18,7 @@ from app.keys import audit
 from app.keys import routes as keys
 from app.middleware import Authentication, PlainBody, RequestContext
 from app.monitoring import DatabaseNumbers
-from app.protection.counting import Counting
+from app.protection.counting import Counting, Refusals
 from app.protection.documents import Documents
 from app.protection.headers import SafeHeaders
 from app.protection.origins import Origins
@@ -76,6 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
         license_info={"name": "Apache-2.0"},
         responses=problems.RESPONSES,
     )
+    app.router.routes.remove(next(route for route in app.router.routes if getattr(route, "path", "") == app.openapi_url))
     app.state.settings = settings
     problems.install(app)
     for room in (datasets, registry, training, serving, keys, audit):
@@ -87,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(PlainBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(Counting, settings=settings)
     app.add_middleware(Authentication)
+    app.add_middleware(Refusals)
     app.add_middleware(Admission, most=settings.max_requests_at_once)
     app.add_middleware(Patience, settings=settings)
     app.add_middleware(Origins, settings=settings)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import sqlalchemy.exc
 from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.responses import JSONResponse
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 import migrations
 from app import __version__
-from app.dependencies import DatabaseNeeded, ReadCaller, ReadSession, SettingsNeeded
+from app.dependencies import DatabaseNeeded, GateNeeded, ReadCaller, ReadSession, SettingsNeeded
 from app.monitoring import DatabaseNumbers, read_alive_workers, read_queue
 from app.problems import KEY_RESPONSES
 from app.queue import broker_reachable
@@ -77,6 +78,29 @@ class SystemOutput(BaseModel):
     trainings: dict[str, int]
     queue_depth: int
     queues: list[QueueOutput]
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def get_document(request: Request, gate: GateNeeded) -> JSONResponse:
+    """What this very service takes: while it is open, a key may be left out. The database away, it says what holds with keys."""
+    document = request.app.openapi()
+    try:
+        is_open = gate.is_open()
+    except sqlalchemy.exc.SQLAlchemyError:
+        is_open = False
+    return JSONResponse(make_keys_optional(document) if is_open else document)
+
+
+def make_keys_optional(document: dict[str, Any]) -> dict[str, Any]:
+    """The same OpenAPI document with an empty requirement beside each operation's key, which is how it says that none is needed."""
+    paths = {
+        path: {
+            method: {**operation, "security": [{}, *operation["security"]]} if "security" in operation else operation
+            for method, operation in operations.items()
+        }
+        for path, operations in document["paths"].items()
+    }
+    return {**document, "paths": paths}
 
 
 @router.get("/health/live")

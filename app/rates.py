@@ -49,7 +49,12 @@ class Taken:
     @property
     def retry_after(self) -> int:
         """Seconds until there is a token, rounded up."""
-        return max(1, math.ceil(self.seconds_to_full - WINDOW_SECONDS * (1 - 1 / self.limit)))
+        return max(1, math.ceil(self.seconds_to_token))
+
+    @property
+    def seconds_to_token(self) -> float:
+        """For so long nobody gets one, in whichever process."""
+        return max(0.0, self.seconds_to_full - WINDOW_SECONDS * (1 - 1 / self.limit))
 
 
 class Rates:

@@ -176,6 +176,13 @@ class Gate:
         caller = self._met[found] = self._admit(row, found)
         return caller, row.expires_at
 
+    def is_open(self) -> bool:
+        """Whether a request without a key is let in now."""
+        if not self._settings.may_be_open:
+            return False
+        with self._database.look() as connection:
+            return not has_keys(connection)
+
     def begin_session(self, key: str) -> str:
         """The token that stands for `key` in a browser's cookie: it opens the same for a while, ends with the key, and does not tell
         it. Nothing is stored, so that a session outlives this process. Raises Unauthorized."""

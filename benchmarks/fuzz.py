@@ -1,30 +1,26 @@
 """Damaged bodies for every parser and content encoding: does any crash, hang, grow, or raise what nobody answers for? Linux only.
 
     python -m benchmarks.fuzz [--inputs 100000] [--seconds 600] [--kinds csv,json,...] [--first 0]
-    python -m benchmarks.fuzz --url http://127.0.0.1:8000 --inputs 100000      # JSON bodies through HTTP, to a service that may be filled
 
 Each parser runs in a process of its own, which a crash ends and a hang (10 s of its own for one input) has killed; then the next goes on behind
 that input. Parquet and Arrow are read as app/datasets/unpacking_process.py reads them, under the same limit of memory: there a crash
 is what the process of their own is for, and `--via-service N` sends N of the bodies the way that a request takes. Prints a table: inputs,
-what was accepted and refused, crashes, hangs, other exceptions, and the memory of the process after a tenth and at the end.
+what was accepted and refused, crashes, hangs, other exceptions, and the memory of the process after a tenth, a half and all of them.
 """
 
 import argparse
-import http.client
 import io
-import json
 import mmap
+import multiprocessing
+import multiprocessing.process
 import os
 import resource
 import struct
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import polars as pl
 
@@ -49,13 +45,6 @@ START_SECONDS = 180.0
 OUTCOMES = ("accepted", "refused", "unforeseen")
 RECORD = struct.Struct("<QQQQ")
 OPTIONS = (ColumnOptions(), ColumnOptions(ignore_others=True))
-PATHS = (
-    "/v1/datasets/fuzz/observations",
-    "/v1/models/fuzz/trainings",
-    "/v1/models/fuzz/forecasts",
-    "/v1/keys",
-    "/v1/datasets/fuzz",
-)
 
 
 def read(kind: str, body: bytes, number: int) -> str:
@@ -95,14 +84,19 @@ def measure_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def work(kind: str, first: int, count: int, deadline: float, place: Path, odd: Path) -> None:
+def work(kind: str, first: int, count: int, deadline: float, place: Path, odd: Path, sizes: Path) -> None:
     """One process: the inputs first..first + count, until the deadline. `place` says to others at which one it is, and what came of
-    those before: a process that dies says nothing more."""
+    those before, `sizes` its memory: a process that dies says nothing more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what a reader says before it aborts
     if kind in ("parquet", "arrow"):
         most = Bounds().unpacking_bytes
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    samples, outcomes, sizes = make_samples()[kind], dict.fromkeys(OUTCOMES, 0), []
-    with place.open("r+b") as file, mmap.mmap(file.fileno(), RECORD.size) as at:
+    samples, outcomes = make_samples()[kind], dict.fromkeys(OUTCOMES, 0)
+    with (
+        place.open("r+b") as file,
+        mmap.mmap(file.fileno(), RECORD.size) as at,
+        sizes.open("a", buffering=1) as told_bytes,
+    ):
         for number in range(first, first + count):
             at[:] = RECORD.pack(number, *outcomes.values())
             body = mutate(samples, number)
@@ -113,48 +107,50 @@ def work(kind: str, first: int, count: int, deadline: float, place: Path, odd: P
                 with odd.open("a") as told:
                     told.write(f"{number}: {type(error).__name__}: {str(error)[:100]}\n")
             if number % 500 == 0:
-                sizes.append(measure_bytes())
+                told_bytes.write(f"{measure_bytes()}\n")
                 if time.monotonic() > deadline:
                     break
         at[:] = RECORD.pack(number + 1, *outcomes.values())
-    print(json.dumps([*sizes, measure_bytes()]))
+        told_bytes.write(f"{measure_bytes()}\n")
 
 
 def supervise(kind: str, first: int, count: int, seconds: float) -> dict[str, Any]:
     """Has inputs worked through by one process after the other; a crash or a hang costs the input that it met."""
     deadline = time.monotonic() + seconds
-    total: dict[str, Any] = {"done": 0, "sizes": [], "crashes": [], "hangs": [], **dict.fromkeys(OUTCOMES, 0)}
+    total: dict[str, Any] = {"done": 0, "crashes": [], "hangs": [], **dict.fromkeys(OUTCOMES, 0)}
     with tempfile.TemporaryDirectory() as folder:
-        place, odd = Path(folder, "place"), Path(folder, "odd")
+        place, odd, sizes = Path(folder, "place"), Path(folder, "odd"), Path(folder, "sizes")
         odd.touch()
+        sizes.touch()
         while total["done"] < count and time.monotonic() < deadline:
             begin = first + total["done"]
             place.write_bytes(RECORD.pack(begin, 0, 0, 0))
-            left = [str(count - total["done"]), str(deadline - time.monotonic())]
-            command = [sys.executable, "-m", "benchmarks.fuzz", "--work", kind, str(begin), *left, str(place), str(odd)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            # forked: this process has done nothing yet but import, and a crash costs the next one no seconds for that
+            process = multiprocessing.get_context("fork").Process(
+                target=work, args=(kind, begin, count - total["done"], deadline, place, odd, sizes)
+            )
+            process.start()
             hung = _watch(process, place)
-            said = process.communicate()[0]
+            process.join()
             at, *counts = RECORD.unpack(place.read_bytes())
             for outcome, number in zip(OUTCOMES, counts, strict=True):
                 total[outcome] += number
             total["done"] = at - first
-            if process.returncode == 0:
-                total["sizes"] += json.loads(said)
-            else:
+            if process.exitcode != 0:
                 total["done"] += 1
-                total["hangs" if hung else "crashes"].append(f"{at} ({process.returncode})")
+                total["hangs" if hung else "crashes"].append(f"{at} ({process.exitcode})")
         total["odd"] = odd.read_text().splitlines()
+        total["sizes"] = [int(size) for size in sizes.read_text().split()]
     return total
 
 
-def _watch(process: "subprocess.Popen[str]", place: Path) -> bool:
+def _watch(process: multiprocessing.process.BaseProcess, place: Path) -> bool:
     """Waits for the process to end; kills it, and says so, if it computes at one input for too long. Its own seconds count: on a busy
     machine it may be given none for a while. One that waits for nobody knows what is given up as well, much later."""
     begun = at = place.read_bytes()[:8]
     since, spent = time.monotonic(), _count_seconds(process.pid)
-    while process.poll() is None:
-        time.sleep(0.2)
+    while process.exitcode is None:
+        process.join(0.2)
         now, seconds = place.read_bytes()[:8], _count_seconds(process.pid)
         if now != at:
             at, since, spent = now, time.monotonic(), seconds
@@ -164,7 +160,7 @@ def _watch(process: "subprocess.Popen[str]", place: Path) -> bool:
     return False
 
 
-def _count_seconds(pid: int) -> float:
+def _count_seconds(pid: int | None) -> float:
     """The processor's seconds that a process has had."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -173,64 +169,25 @@ def _count_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def send_all(url: str, key: str, first: int, count: int, seconds: float) -> None:
-    """JSON bodies through HTTP: no answer may be a 5xx, and the service must be there at the end."""
-    samples = make_samples()["json"]
-    samples += [
-        b'{"dataset": "fuzz", "horizon": 3, "fit": {"max_steps": 5, "seed": 1}, "network": {"hidden_size": 8}, "quantile_levels": [0.1]}'
-    ]
-    samples += [
-        b'{"context": [{"id": "x", "start": "2024-01-01", "values": [1, 2, null]}], "horizon": 2, "version": "champion"}'
-    ]
-    samples += [
-        b'{"name": "k", "scopes": ["read"], "expires_at": "2027-01-01T00:00:00Z"}',
-        b'{"freq": "h", "time_zone": "Europe/Berlin"}',
-    ]
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-    headers = {"Content-Type": contract.JSON, **({"Authorization": f"Bearer {key}"} if key else {})}
-    statuses, deadline, number = Counter[int](), time.monotonic() + seconds, first
-    for number in range(first, first + count):
-        path = PATHS[number % len(PATHS)]
-        connection.request(
-            "PUT" if path.count("/") == 3 and "datasets" in path else "POST", path, mutate(samples, number), headers
-        )
-        answer = connection.getresponse()
-        told = answer.read()
-        statuses[answer.status] += 1
-        if answer.status >= 500:
-            print(number, path, answer.status, told[:300])
-        if time.monotonic() > deadline:
-            break
-    print(f"json through HTTP: {number + 1 - first} inputs from {first} on, {dict(sorted(statuses.items()))}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=600.0, help="for each kind")
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--url", default="")
-    parser.add_argument("--key", default="")
     parser.add_argument("--via-service", type=int, default=0, help="so many Parquet and Arrow bodies by the way of a request")
-    parser.add_argument("--work", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.work:
-        kind, first, count, seconds, place, odd = options.work
-        work(kind, int(first), int(count), time.monotonic() + float(seconds), Path(place), Path(odd))
-        return
-    if options.url:
-        send_all(options.url, options.key, options.first, options.inputs, options.seconds)
-        return
+    os.environ["RUST_BACKTRACE"] = "0"  # in a forked process a reader that panics may wait for ever while it writes one
     for kind in options.kinds.split(","):
         began = time.monotonic()
         total = supervise(kind, options.first, options.inputs, options.seconds)
-        tenth, end = (total["sizes"] or [0])[len(total["sizes"]) // 10], (total["sizes"] or [0])[-1]
+        sizes = total["sizes"] or [0]
+        memory = " -> ".join(f"{sizes[int(share * (len(sizes) - 1))] / 2**20:.0f}" for share in (0.1, 0.5, 1))
         outcomes = ", ".join(f"{total[outcome]} {outcome}" for outcome in OUTCOMES)
         print(
             f"{kind}: {total['done']} inputs in {time.monotonic() - began:.0f} s: {outcomes}; "
             f"{len(total['crashes'])} crashes {total['crashes'][:6]}, {len(total['hangs'])} hangs {total['hangs'][:6]} {total['odd'][:6]}; "
-            f"memory {tenth / 2**20:.0f} -> {end / 2**20:.0f} MiB",
+            f"memory {memory} MiB",
             flush=True,
         )
     for kind in ("parquet", "arrow")[: 2 if options.via_service else 0]:

@@ -3,8 +3,9 @@
     python -m benchmarks.tenants [--seconds 10] [--connections 16] [--limit 600]
 
 The quiet workspace asks for its models, one request after the other; the other one does so on many connections as fast as it is answered.
-Prints the quiet one's median and 99th percentile alone, beside the flood, and beside the flood with a limit, all in one run of the service's
-processes on this machine: read the ratios, not the milliseconds.
+Prints the quiet one's median and 99th percentile alone, beside a neighbour who keeps to the limit (what is let through costs the
+same whoever sends it, so that this is the least that a limit can come to), beside the flood with that limit, beside the flood without one, and
+alone again, all in one run of the service's processes on this machine: read the ratios, not the milliseconds.
 """
 
 import argparse
@@ -29,11 +30,13 @@ def ask(connection: http.client.HTTPConnection, key: str) -> int:
     return answer.status
 
 
-def flood(key: str, seconds: float, answers: "multiprocessing.Queue[tuple[int, int]]") -> None:
+def flood(key: str, seconds: float, pause: float, answers: "multiprocessing.Queue[tuple[int, int]]") -> None:
+    """Asks for so long, with a pause after each answer."""
     connection, counts = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60), [0, 0]
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         counts[ask(connection, key) == 429] += 1
+        time.sleep(pause)
     answers.put((counts[0], counts[1]))
 
 
@@ -79,24 +82,31 @@ def main() -> None:
                     time.sleep(0.2)
             alone = measure(keys[0], options.seconds)
             print(f"alone: median {alone[0]:.1f} ms, 99th percentile {alone[1]:.1f} ms")
-            for limit in (0, options.limit):
+            polite = 60 / options.limit
+            for told, limit, connections, pause in (
+                (f"a neighbour of {options.limit} a minute", 0, 1, polite),
+                (f"{options.connections} connections, limit {options.limit} a minute", options.limit, options.connections, 0.0),
+                (f"{options.connections} connections, no limit", 0, options.connections, 0.0),
+                ("nobody, again", 0, 0, 0.0),
+            ):
                 command("workspaces", "limit", "loud", f"requests_per_minute={limit}")
                 answers: multiprocessing.Queue[tuple[int, int]] = multiprocessing.Queue()
                 loud = [
-                    multiprocessing.Process(target=flood, args=(keys[1], options.seconds + 5, answers))
-                    for _ in range(options.connections)
+                    multiprocessing.Process(target=flood, args=(keys[1], options.seconds + 8, pause, answers))
+                    for _ in range(connections)
                 ]
                 for process in loud:
                     process.start()
-                time.sleep(4)  # until all of them have started
+                time.sleep(7)  # until all of them have started, and have used up what a whole minute holds
                 beside = measure(keys[0], options.seconds)
-                told = [answers.get() for _ in loud]
+                counts = [answers.get() for _ in loud]
                 for process in loud:
                     process.join()
                 print(
-                    f"beside {options.connections} connections, {f'limit {limit} a minute' if limit else 'no limit'}: median {beside[0]:.1f} ms "
-                    f"({beside[0] / alone[0]:.1f} times), 99th percentile {beside[1]:.1f} ms ({beside[1] / alone[1]:.1f} times); "
-                    f"the flood got {sum(one for one, _ in told)} answers and {sum(one for _, one in told)} 429"
+                    f"beside {told}: median {beside[0]:.1f} ms ({beside[0] / alone[0]:.1f} times), "
+                    f"99th percentile {beside[1]:.1f} ms ({beside[1] / alone[1]:.1f} times); "
+                    f"{sum(one for one, _ in counts)} answers and {sum(one for _, one in counts)} 429 for the others",
+                    flush=True,
                 )
         finally:
             api.terminate()

@@ -115,6 +115,24 @@ def test_paths_are_those_of_the_contract() -> None:
     assert built | NOT_BUILT_YET == promised
 
 
+def test_every_link_of_the_document_leads_to_an_operation_and_gives_what_its_path_needs() -> None:
+    paths = create_app(Settings()).openapi()["paths"]
+    links = [
+        (name, link)
+        for path in paths.values()
+        for operation in path.values()
+        for answer in operation["responses"].values()
+        for name, link in answer.get("links", {}).items()
+    ]
+    for name, link in links:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+", name)
+        _, _, path, method = link["operationRef"].replace("~1", "\0").split("/")
+        path = path.replace("\0", "/")
+        assert method in paths[path], name
+        assert {f"path.{parameter}" for parameter in re.findall(r"\{(\w+)\}", path)} == set(link["parameters"]), name
+    assert len(links) > 20
+
+
 @pytest.mark.parametrize("module", ["app.main", "app.cli", "workers.celery_app"])
 def test_neither_the_api_nor_a_worker_loads_torch_at_its_start(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

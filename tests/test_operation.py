@@ -15,7 +15,7 @@ from app.settings import Settings
 from app.tables import Worker
 from app.training import claims, presence
 from app.training.execution import Executor
-from tests.conftest import Client
+from tests.conftest import PEPPER, Client
 
 
 def test_live_and_ready(client: Client) -> None:
@@ -35,6 +35,24 @@ def test_the_docs_come_from_here_and_from_no_other_host(client: Client) -> None:
         assert client.get(link).status_code == 200
 
 
+def test_the_document_says_whether_this_very_service_asks_for_keys(settings: Settings) -> None:
+    """An open one names the keys' scopes, and beside each an empty requirement, which is OpenAPI's way to say that none is needed."""
+    with Client(settings.model_copy(update={"key_pepper": Settings(key_pepper=PEPPER).key_pepper})) as client:
+
+        def list_needs() -> list[list[dict[str, list[str]]]]:
+            paths = client.get("/openapi.json").json()["paths"]
+            return [one["security"] for path in paths.values() for one in path.values() if "security" in one]
+
+        while_open = list_needs()
+        assert client.get("/v1/datasets").status_code == 200
+        assert client.post("/v1/keys", json={"name": "first", "scopes": ["admin"]}).status_code == 201
+        needs = list_needs()
+        assert client.get("/v1/datasets").status_code == 401
+    assert len(needs) > 30
+    assert all(len(one) == 1 and list(one[0]) == ["key"] for one in needs)
+    assert while_open == [[{}, *one] for one in needs]
+
+
 def test_an_empty_database_is_live_and_not_ready(tmp_path: Path) -> None:
     with Client(Settings(data_dir=tmp_path)) as client:
         assert client.get("/health/live").status_code == 200
@@ -51,6 +69,7 @@ def test_a_database_that_is_away_is_503_with_retry_after(tmp_path: Path) -> None
             assert answer.headers["retry-after"] == "5"
         assert client.get("/health/ready").status_code == 503
         assert client.get("/health/live").status_code == 200
+        assert client.get("/openapi.json").json()["paths"]["/v1/datasets"]["get"]["security"] == [{"key": ["read"]}]
 
 
 def test_a_broker_that_is_away_is_named_and_refuses_nothing(database_url: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a workspace may take, over HTTP, on both databases; and that a service without limits counts nothing."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,11 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from app import quotas
-from app.database import Database, database_now
+from app.database import Database, database_now, utc_now
 from app.keys import service
-from app.security import make_pepper
+from app.protection import counting
+from app.security import PREFIX_LENGTH, make_pepper
 from app.settings import Settings
-from app.tables import Series, Training, Workspace, WorkspaceDay
+from app.tables import ApiKey, Series, Training, Workspace, WorkspaceDay
 from app.training import claims, searches
 from tests.conftest import AIR_CSV, PEPPER, Client
 
@@ -68,6 +70,79 @@ def test_requests_are_counted_for_the_key_and_for_the_workspace(settings: Settin
             session.execute(sa.update(Workspace).where(Workspace.name == "other").values(limits={"requests_per_minute": 0}))
             session.commit()
         assert ask(client, keys[3]).headers["ratelimit-policy"] == '"key";q=3;w=60'
+
+
+class _Nobody:
+    """Stands where something was that must not be asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"asked for {name}")
+
+
+@pytest.fixture
+def two_keys(settings: Settings, database: Database) -> Iterator[tuple[Client, list[str]]]:
+    """A service where each key has two requests a minute, and two keys that may read."""
+    settings = settings.model_copy(update={"key_pepper": Settings(key_pepper=PEPPER).key_pepper})
+    with database.write() as session:
+        pepper = make_pepper(settings)
+        keys = [service.create_key(session, pepper, 1, name="k", scopes=["read"], expires_at=None)[1] for _ in range(2)]
+        session.commit()
+    with limited(settings, max_key_requests_per_minute=2) as client:
+        yield client, keys
+
+
+def ask_with(client: Client, key: str, path: str = "/v1/datasets") -> Any:
+    return client.get(path, headers={"Authorization": f"Bearer {key}"})
+
+
+def test_a_refusal_is_repeated_from_memory(two_keys: tuple[Client, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood beyond its limit asks neither the database nor the counter."""
+    monkeypatch.setattr(counting, "REMEMBER_SECONDS", 20.0)
+    client, (loud, quiet) = two_keys
+    state = client.app.state
+    gate, rates = state.gate, state.rates
+    assert [ask_with(client, loud).status_code for _ in range(3)] == [200, 200, 429]
+    state.gate = state.rates = _Nobody()
+    again = ask_with(client, loud)
+    assert told(again)[:2] == (429, "rate-limited")
+    assert again.headers["ratelimit-policy"] == '"key";q=2;w=60'
+    assert int(again.headers["retry-after"]) > 1
+    for path in ("/health/live", "/static/nothing"):
+        assert "ratelimit" not in ask_with(client, loud, path).headers
+    assert ask_with(client, quiet).status_code == 500, "who is not remembered is asked for, here of nobody"
+    state.gate, state.rates = gate, rates
+    assert ask_with(client, quiet).status_code == 200
+
+
+def test_a_refusal_is_remembered_for_a_second_at_most(two_keys: tuple[Client, list[str]], database: Database) -> None:
+    """A key that was revoked is told so, though its next token comes later."""
+    client, (loud, _) = two_keys
+    assert [ask_with(client, loud).status_code for _ in range(3)] == [200, 200, 429]
+    with database.write() as session:
+        session.execute(sa.update(ApiKey).where(ApiKey.prefix == loud[:PREFIX_LENGTH]).values(revoked_at=utc_now()))
+        session.commit()
+    time.sleep(counting.REMEMBER_SECONDS)
+    assert ask_with(client, loud).status_code == 401
+
+
+def test_a_flood_on_many_connections_is_answered_no_faster_than_on_a_few(
+    two_keys: tuple[Client, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "GAP_SECONDS", 0.2)
+    monkeypatch.setattr(counting, "MAX_PAUSE_SECONDS", 10.0)
+    client, (loud, quiet) = two_keys
+    statuses: list[int] = []
+    assert [ask_with(client, loud).status_code for _ in range(3)] == [200, 200, 429]
+    threads = [threading.Thread(target=lambda: statuses.append(ask_with(client, loud).status_code)) for _ in range(15)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    assert ask_with(client, quiet).status_code == 200
+    assert len(statuses) < len(threads), "another key waits for nobody's refusals"
+    for thread in threads:
+        thread.join()
+    assert statuses == [429] * len(threads)
+    assert time.monotonic() - began > 0.2 * len(threads)
 
 
 def test_stored_observations_and_series_end_at_the_quota(settings: Settings, database: Database) -> None:

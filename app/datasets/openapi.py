@@ -61,3 +61,20 @@ OBSERVATIONS_ANSWER: dict[int | str, dict[str, Any]] = {
     }
 }
 """For `responses`."""
+
+NAMED = {"dataset": "$request.path.dataset"}
+DATASET_LINKS = contract.link_to(
+    "GET /v1/datasets/{dataset}",
+    "PATCH /v1/datasets/{dataset}",
+    "POST /v1/datasets/{dataset}/observations",
+    "DELETE /v1/datasets/{dataset}",
+    **NAMED,
+)
+"""For `responses`: what may be done with a dataset that is there."""
+OBSERVATIONS_LINKS = contract.link_to(
+    "GET /v1/datasets/{dataset}/series",
+    "GET /v1/datasets/{dataset}/observations",
+    "GET /v1/datasets/{dataset}/overview",
+    "DELETE /v1/datasets/{dataset}/observations",
+    **NAMED,
+)

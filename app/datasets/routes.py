@@ -65,7 +65,13 @@ async def choose_columns(
     return ColumnOptions(series_column, timestamp_column, value_column, ignore_columns)
 
 
-@router.put("/datasets/{dataset}", responses={201: {"model": schemas.DatasetOut, "description": "The dataset is new."}})
+@router.put(
+    "/datasets/{dataset}",
+    responses={
+        200: openapi.DATASET_LINKS,
+        201: {"model": schemas.DatasetOut, "description": "The dataset is new.", **openapi.DATASET_LINKS},
+    },
+)
 def put_dataset(
     dataset: DatasetName, body: schemas.DatasetPut, session: WriteSession, caller: WriteCaller, response: Response
 ) -> schemas.DatasetOut:
@@ -118,7 +124,11 @@ def delete_dataset(
     session.commit()
 
 
-@router.post("/datasets/{dataset}/observations", openapi_extra=openapi.OBSERVATIONS_BODY)
+@router.post(
+    "/datasets/{dataset}/observations",
+    openapi_extra=openapi.OBSERVATIONS_BODY,
+    responses={200: openapi.OBSERVATIONS_LINKS},
+)
 def post_observations(
     dataset: DatasetName,
     request: Request,

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 
+from app import contract
 from app.database import utc_now
 from app.dependencies import AdminCaller, AuditNeeded, PageNeeded, ReadSession, SettingsNeeded, WriteSession
 from app.errors import InvalidRequest
@@ -17,7 +18,9 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"])
 Prefix = Annotated[str, Path(pattern=r"^engram_[a-z0-9]{9}$", description="The key up to its second underscore.")]
 
 
-@router.post("", status_code=201)
+@router.post(
+    "", status_code=201, responses={201: contract.link_to("DELETE /v1/keys/{prefix}", prefix="$response.body#/prefix")}
+)
 def create_key(
     session: WriteSession,
     settings: SettingsNeeded,

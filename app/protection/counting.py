@@ -1,12 +1,15 @@
 """How often a key and a workspace may call: tokens are taken before the body is read, and every answer says what is left."""
 
 import asyncio
+import time
+from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import RateLimited
+from app.middleware import OPEN_PATHS
 from app.problems import to_response
 from app.quotas import find_limits
 from app.rates import Rates, Taken
@@ -16,6 +19,89 @@ from app.settings import Settings
 PAUSE_SECONDS = 0.25
 """A refused request is answered so much later: who does not heed Retry-After asks no faster than this on each connection, and others have
 the processor meanwhile."""
+GAP_SECONDS = 0.05
+"""Between two refusals of one caller, on however many connections: more of them make each wait longer, up to MAX_PAUSE_SECONDS."""
+MAX_PAUSE_SECONDS = 2.0
+REMEMBER_SECONDS = 1.0
+"""A refusal is repeated without asking anybody for so long at most: then a limit that was raised, or a key that was revoked, is seen."""
+MAX_REMEMBERED = 1_000
+MAX_SENT_BYTES = 512
+"""A header longer than this is not remembered: a key and a session are shorter."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """What taking tokens for one request came to: `taken` of each bucket as far as it went, with the limit of all of them."""
+
+    limits: dict[str, int]
+    taken: dict[str, Taken]
+
+    def write(self, headers: MutableHeaders) -> None:
+        headers["ratelimit-policy"] = ", ".join(f'"{one}";q={limit};w=60' for one, limit in self.limits.items())
+        headers["ratelimit"] = ", ".join(
+            f'"{one}";r={each.remaining};t={int(each.seconds_to_full + 0.999)}' for one, each in self.taken.items()
+        )
+
+
+@dataclass
+class Refusal:
+    """What one caller was told last, until when it holds for certain, and when the last of those who wait for it is answered; both
+    in seconds of the monotonic clock."""
+
+    error: RateLimited = field(default_factory=lambda: RateLimited("too many requests"))
+    count: Count | None = None
+    holds_until: float = 0.0
+    answered_at: float = 0.0
+
+
+class Refusals:
+    """Answers who may not call now: late, and as long as it is certain that there is no token yet, from memory alone, before the database,
+    the counter or a thread is asked. A flood beyond its limit then costs the others next to nothing. Stands before `Authentication`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._remembered: dict[str, Refusal] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_rates(message: Message) -> None:
+            if message["type"] == "http.response.start" and (count := scope.get("count")) is not None:
+                count.write(MutableHeaders(scope=message))
+            await send(message)
+
+        headers = Headers(scope=scope)
+        sent = headers.get("authorization") or headers.get("cookie", "")
+        refusal = self._remembered.get(sent)
+        if refusal is None or time.monotonic() >= refusal.holds_until or OPEN_PATHS.fullmatch(scope["path"]):
+            try:
+                await self.app(scope, receive, send_with_rates)
+            except RateLimited as error:
+                refusal = self._remember(sent, error, scope["count"])
+            else:
+                return
+        scope["count"] = refusal.count
+        if (leave := scope.get("leave")) is not None:
+            leave()  # who waits is not at work, and takes nobody's place (app/admission.py)
+        now = time.monotonic()
+        refusal.answered_at = min(max(refusal.answered_at + GAP_SECONDS, now + PAUSE_SECONDS), now + MAX_PAUSE_SECONDS)
+        await asyncio.sleep(refusal.answered_at - now)
+        answer = to_response(refusal.error, path=scope["path"], request_id=scope["request_id"])
+        await answer(scope, receive, send_with_rates)
+
+    def _remember(self, sent: str, error: RateLimited, count: Count) -> Refusal:
+        """The refusal of who sent `sent`: a key that was looked up, a session, or nothing."""
+        refusal = self._remembered.get(sent) or Refusal()
+        refused = list(count.taken.values())[-1]
+        refusal.error, refusal.count = error, count
+        refusal.holds_until = time.monotonic() + min(refused.seconds_to_token, REMEMBER_SECONDS)
+        if len(sent) <= MAX_SENT_BYTES:
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[sent] = refusal
+        return refusal
 
 
 class Counting:
@@ -29,34 +115,17 @@ class Counting:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: Caller | None = scope.get("caller")
         buckets = self._list_buckets(caller) if caller is not None else {}
-        if not buckets:
-            await self.app(scope, receive, send)
-            return
-        taken = await run_in_threadpool(_take, scope["app"].state.rates, buckets)
-
-        async def send_with_rates(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["ratelimit-policy"] = ", ".join(f'"{one}";q={limit};w=60' for one, (_, limit) in buckets.items())
-                headers["ratelimit"] = ", ".join(
-                    f'"{one}";r={each.remaining};t={int(each.seconds_to_full + 0.999)}' for one, each in taken.items()
-                )
-            await send(message)
-
-        refused = next((one for one, each in taken.items() if not each.is_allowed), None)
-        if refused is None:
-            await self.app(scope, receive, send_with_rates)
-            return
-        if (leave := scope.get("leave")) is not None:
-            leave()  # who waits is not at work, and takes nobody's place (app/admission.py)
-        await asyncio.sleep(PAUSE_SECONDS)
-        limit, retry_after = taken[refused].limit, taken[refused].retry_after
-        error = RateLimited(
-            f"this {refused} may make {limit} requests a minute; the next one in {retry_after} s",
-            limit=limit,
-            retry_after=retry_after,
-        )
-        await to_response(error, path=scope["path"], request_id=scope["request_id"])(scope, receive, send_with_rates)
+        if buckets:
+            taken = await run_in_threadpool(_take, scope["app"].state.rates, buckets)
+            scope["count"] = Count({one: limit for one, (_, limit) in buckets.items()}, taken)
+            for one, each in taken.items():
+                if not each.is_allowed:
+                    raise RateLimited(
+                        f"this {one} may make {each.limit} requests a minute; the next one in {each.retry_after} s",
+                        limit=each.limit,
+                        retry_after=each.retry_after,
+                    )
+        await self.app(scope, receive, send)
 
     def _list_buckets(self, caller: Caller) -> dict[str, tuple[str, int]]:
         """{whose: (name of the bucket, its limit)}, the key's first: what it may not do must cost its workspace nothing."""

@@ -7,6 +7,7 @@ import numpy as np
 from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy.orm import Session
 
+from app import contract
 from app.calendar import Grid
 from app.dependencies import AuditNeeded, ModelName, PageNeeded, ReadCaller, ReadSession, TrainCaller, WriteSession
 from app.registry import service
@@ -130,7 +131,17 @@ def get_backtest(
     return BacktestList(items=items, next_cursor=page.to_cursor([window[0] for window in windows]))
 
 
-@router.put("/{model}/aliases/{alias}")
+ALIAS_LINKS = contract.link_to(
+    "GET /v1/models/{model}",
+    "GET /v1/models/{model}/versions/{version}",
+    "POST /v1/models/{model}/forecasts",
+    model="$request.path.model",
+    version="$response.body#/version",
+)
+"""For `responses`: what an alias leads to."""
+
+
+@router.put("/{model}/aliases/{alias}", responses={200: ALIAS_LINKS})
 def set_alias(
     session: WriteSession, caller: TrainCaller, audit: AuditNeeded, model: ModelName, alias: AliasName, body: AliasInput
 ) -> AliasOutput:

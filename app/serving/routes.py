@@ -15,7 +15,7 @@ from app.errors import Place
 from app.serving import formats, service
 from app.serving.door import Reply, respond
 from app.serving.engine import Engine
-from app.serving.schemas import ForecastInput, ForecastsOutput, Level
+from app.serving.schemas import MAX_HORIZON, ForecastInput, ForecastsOutput, Level
 from app.serving.service import Forecasts
 from app.serving.wanted import Answer, Wanted
 
@@ -87,7 +87,7 @@ async def forecast(asked: Annotated[Asked, Depends(get_asked)], body: ForecastIn
 async def get_forecasts(
     asked: Annotated[Asked, Depends(get_asked)],
     series: Annotated[Sequence[SeriesId] | None, Query(max_length=1000)] = None,
-    horizon: Annotated[int | None, Query(ge=1)] = None,
+    horizon: Annotated[int | None, Query(ge=1, le=MAX_HORIZON)] = None,
     quantile_levels: Annotated[Sequence[Level] | None, Query(max_length=99)] = None,
     version: Annotated[str | None, Query(max_length=64, description="A number or an alias.")] = None,
     cutoff: Annotated[str | None, Query(max_length=64)] = None,

@@ -9,6 +9,8 @@ from app.contract import SeriesId, Step, StrictInput
 Level = Annotated[float, Field(gt=0, lt=1)]
 VersionWanted = Annotated[int, Field(ge=1, le=2**31)] | Annotated[str, Field(min_length=1, max_length=64)]
 MAX_CONTEXT_VALUES = 100_000
+MAX_HORIZON = 2**31
+"""What no model has learned; an answer that names it has to be able to write it."""
 
 
 class ContextInput(StrictInput):
@@ -25,7 +27,7 @@ class ContextInput(StrictInput):
 
 class ForecastInput(StrictInput):
     series: Annotated[list[SeriesId], Field(min_length=1, max_length=1000)] | None = None
-    horizon: Annotated[int, Field(ge=1)] | None = None
+    horizon: Annotated[int, Field(ge=1, le=MAX_HORIZON)] | None = None
     quantile_levels: Annotated[list[Level], Field(min_length=1, max_length=99)] | None = None
     version: VersionWanted | None = Field(None, description="A number or an alias; absent: the one that serves.")
     cutoff: Step | None = Field(None, description="As of this time: nothing after it is seen.")

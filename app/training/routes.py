@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import faults, quotas, tracing
+from app import contract, faults, quotas, tracing
 from app.database import Database
 from app.dependencies import (
     AuditNeeded,
@@ -39,7 +39,29 @@ Name = Annotated[str | None, Query(pattern=NAME_PATTERN)]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
-@router.post("/models/{model}/trainings", status_code=202)
+TRAINING_LINKS = contract.link_to(
+    "GET /v1/trainings/{training}",
+    "POST /v1/trainings/{training}/cancel",
+    "GET /v1/trainings/{training}/history",
+    "GET /v1/trainings/{training}/trials",
+    "GET /v1/models/{model}",
+    training="$response.body#/id",
+    model="$response.body#/model",
+)
+VERSION_LINKS = contract.link_to(
+    "GET /v1/models/{model}/versions",
+    "GET /v1/models/{model}/versions/{version}",
+    "GET /v1/models/{model}/versions/{version}/artifact",
+    "GET /v1/models/{model}/versions/{version}/backtest",
+    "POST /v1/models/{model}/forecasts",
+    "GET /v1/models/{model}/forecasts",
+    model="$response.body#/model",
+    version="$response.body#/version",
+)
+"""For `responses`: where a training leads, and one that has succeeded."""
+
+
+@router.post("/models/{model}/trainings", status_code=202, responses={202: TRAINING_LINKS})
 def request_training(
     request: Request,
     response: Response,
@@ -109,7 +131,7 @@ def list_trainings(
     )
 
 
-@router.get("/trainings/{training}")
+@router.get("/trainings/{training}", responses={200: VERSION_LINKS})
 def get_training(session: ReadSession, caller: ReadCaller, training: str) -> TrainingOutput:
     return _describe(session, [service.get_training(session, caller.workspace_id, training)])[0]
 

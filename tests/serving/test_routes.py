@@ -70,6 +70,16 @@ def test_some_series_a_shorter_horizon_other_levels(three: Client) -> None:
         assert low <= forecast["quantiles"]["0.2"][0] <= high
 
 
+@pytest.mark.parametrize("horizon", [2**63, 10**30, 10**4000])
+def test_a_horizon_that_no_number_holds_is_the_clients_error(three: Client, horizon: int) -> None:
+    """The answer names what was found, and a JSON writer of 64 bits could not: an error 500."""
+    context = [{"id": "x", "start": "2024-01-01", "values": [1, 2]}]
+    for body in ({"horizon": horizon}, {"horizon": horizon, "series": ["a"]}, {"horizon": horizon, "context": context}):
+        answer = three.post("/v1/models/days/forecasts", json=body)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "#/horizon")
+    assert three.get(f"/v1/models/days/forecasts?series=a&horizon={horizon}").status_code == 422
+
+
 def test_as_of_a_cutoff_nothing_after_it_is_seen(client: Client, executor: Executor) -> None:
     train_days(client, executor)
     before = ask(client, series=["a"], cutoff="2024-02-10T18:00:00Z")["forecasts"][0]
