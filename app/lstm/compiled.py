@@ -121,11 +121,11 @@ class Pointing:
 
     def weights(self, matrix: npt.NDArray[Any], rows: int = 0) -> int:
         """[in, out] in the order in which products read it, filled up with zeros to `rows` and to whole tiles."""
-        filled = np.pad(matrix, ((0, max(0, rows - len(matrix))), (0, -matrix.shape[1] % TILE)))
+        filled = fill_up(matrix, max(rows, len(matrix)), matrix.shape[1] + -matrix.shape[1] % TILE)
         return self.reals(filled.reshape(len(filled), -1, TILE).swapaxes(0, 1))
 
     def bias(self, vector: npt.NDArray[Any]) -> int:
-        return self.reals(np.pad(vector, (0, -len(vector) % TILE)))
+        return self.reals(fill_up(vector[None], 1, len(vector) + -len(vector) % TILE))
 
     def struct(self, struct: ctypes.Structure) -> int:
         self._kept.append(struct)
@@ -332,7 +332,9 @@ def describe_net(pointing: Pointing, config: Config, tensors: Tensors, prefix: s
 
     def take_gates(name: str, *width: int) -> npt.NDArray[Any]:
         gates = take(tensors, f"{prefix}lstm.{name}", 4 * hidden, *width).reshape(4, hidden, -1)
-        return np.pad(gates, ((0, 0), (0, padded - hidden), (0, 0))).reshape(4 * padded, -1).T  # [in, 4 * padded]
+        filled = np.zeros((4, padded, gates.shape[2]), np.float32)
+        filled[:, :hidden] = gates
+        return filled.reshape(4 * padded, -1).T  # [in, 4 * padded]
 
     layers = [
         Layer(
@@ -364,6 +366,15 @@ def take(tensors: Tensors, name: str, *shape: int) -> npt.NDArray[Any]:
     if found.shape != shape or found.dtype != np.float32:
         raise ValueError(f"{name}: expected float32 {list(shape)}, found {found.dtype} {list(found.shape)}")
     return found
+
+
+def fill_up(matrix: npt.NDArray[Any], rows: int, columns: int) -> Reals:
+    """With zeros behind and below, where there is room for any."""
+    if matrix.shape == (rows, columns):
+        return matrix
+    filled = np.zeros((rows, columns), np.float32)
+    filled[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return filled
 
 
 def count_outputs(config: Config, bases: int) -> int:

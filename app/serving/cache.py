@@ -55,7 +55,7 @@ class Forecasters:
 
     def __init__(self, max_bytes: int) -> None:
         self._loaded: Kept[int, Forecaster] = Kept(max_bytes)
-        self._used: OrderedDict[int, float] = OrderedDict()
+        self._used: OrderedDict[int, tuple[float, int]] = OrderedDict()
         CACHE_BYTES.set(0)  # the process before this one may have left its own
 
     def get(self, version_id: int, load: Callable[[], bytes]) -> "Forecaster":
@@ -77,14 +77,20 @@ class Forecasters:
     def holds(self, version_id: int) -> bool:
         return self._loaded.find(version_id) is not None
 
-    def note_use(self, model_id: int) -> None:
-        """That the model was just forecast with."""
-        self._used[model_id] = time.monotonic()
+    def note_use(self, model_id: int, version_id: int) -> None:
+        """That the model was just forecast with, and by which version."""
+        self._used[model_id] = time.monotonic(), version_id
         self._used.move_to_end(model_id)
 
-    def list_used(self) -> list[int]:
-        """The models that were forecast with lately, whose next version is worth loading."""
+    def list_used(self) -> dict[int, int]:
+        """The models that were forecast with lately, whose next version is worth loading, and the version of each that was used or
+        loaded last: of more models than fit in here none is loaded again only because it was dropped."""
         oldest = time.monotonic() - USED_SECONDS
-        while self._used and next(iter(self._used.values())) < oldest:
+        while self._used and next(iter(self._used.values()))[0] < oldest:
             self._used.popitem(last=False)
-        return list(self._used)
+        return {model_id: version_id for model_id, (_, version_id) in self._used.items()}
+
+    def note_version(self, model_id: int, version_id: int) -> None:
+        """That this version of a model was loaded before anybody asked for it."""
+        if model_id in self._used:
+            self._used[model_id] = self._used[model_id][0], version_id

@@ -138,10 +138,11 @@ class Reader:
         if not used:
             return
         with self._database.read() as session:
-            query = sa.select(Alias.version_id).where(Alias.model_id.in_(used), Alias.name == registry.CHAMPION)
-            for version_id in session.scalars(query).all():
-                if not self._forecasters.holds(version_id):
+            query = sa.select(Alias.model_id, Alias.version_id).where(Alias.model_id.in_(used), Alias.name == registry.CHAMPION)
+            for model_id, version_id in session.execute(query).all():
+                if used[model_id] != version_id:
                     self._load(session, version_id)
+                    self._forecasters.note_version(model_id, version_id)
 
     def _resolve(self, session: Session, wanted: Wanted) -> Target:
         key = (wanted.workspace_id, wanted.model, wanted.body.version)
@@ -189,7 +190,7 @@ class Reader:
     def _begin(self, session: Session, draft: Draft) -> None:
         """Loads what predicts, which says how long the contexts are to be."""
         serving = draft.target.serving
-        self._forecasters.note_use(serving.model_id)
+        self._forecasters.note_use(serving.model_id, serving.version_id)
         if draft.rows or draft.wanted.body.context is not None:
             draft.forecaster = self._load(session, serving.version_id)
 

@@ -29,6 +29,18 @@ def test_a_version_that_began_to_serve_is_loaded_before_anybody_asks(
     assert client.post("/v1/models/air/forecasts", json={"series": ["air"]}).json()["version"] == 2
 
 
+def test_of_more_models_than_fit_none_is_loaded_again_unasked(client: Client, executor: Executor, database: Database) -> None:
+    client.post_air()
+    client.train(executor, "air", dataset="air", horizon=6, **QUICK)
+    assert client.post("/v1/models/air/forecasts", json={"series": ["air"]}).status_code == 200
+    with database.read() as session:
+        version_id = session.scalars(sa.select(Alias.version_id)).one()
+    reader = client.app.state.engine._reader
+    reader._forecasters._loaded.drop(version_id)  # as when others needed the room
+    reader.warm()
+    assert not reader._forecasters.holds(version_id)
+
+
 def test_too_many_who_wait_are_told_so_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "MAX_WAITING", -1)
     for body in ({"series": ["a"]}, {}):
