@@ -458,8 +458,8 @@ INLINE void prepare_with_prior(const Preparation *p, Window *w, float *room)
 {
     const long H = p->horizon, K = p->bases, S = p->slots, past = p->past;
     const long linear = K - p->fitting->seasons * p->fitting->kinds;
-    float *before = room, *errors = before + H * K, *past_errors = errors + K, *general = past_errors + K;
-    float *facts = general + WINDOW_FACTS, *rest = facts + WINDOW_FACTS + 3 * S;
+    float *before = room, *errors = before + fill_up(H * K, LANES), *past_errors = errors + K, *general = past_errors + K;
+    float *facts = general + WINDOW_FACTS, *rest = facts + fill_up(WINDOW_FACTS + 3 * S, 2); /* doubles are to lie there */
     const float loc = (float)w->scaling.loc, scale = (float)w->scaling.scale, is_log = (float)w->scaling.is_log;
     forecast_linear(p, w->filled + past, w->bases, rest);
     forecast_linear(p, w->filled, before, rest);
@@ -531,7 +531,7 @@ INLINE long count_preparing(const Preparation *p)
     const long H = p->horizon, K = p->bases, third = fill_up(K + PRIOR_GAPS + 1, TILE);
     long room = 2 * p->history + 2 * p->context + p->reach / 4 + 2 * LANES;
     if (p->fitting)
-        room += H * K + 2 * K + 2 * WINDOW_FACTS + 3 * p->slots + NAME(count_fitting_room)(p->fitting) + H * K + 3 * H * HIDDEN
+        room += fill_up(H * K, LANES) + 2 * K + 2 * WINDOW_FACTS + 3 * p->slots + 2 + NAME(count_fitting_room)(p->fitting) + H * K + 3 * H * HIDDEN
                 + H * third + HIDDEN + H * PRIOR_GAPS + K + 4 * LANES;
     return room + H * K;
 }
