@@ -1,4 +1,5 @@
-"""The workshop: arrays in, arrays out. Importing it is cheap; the names below bring torch with them when first used."""
+"""The workshop: arrays in, arrays out. Importing it is cheap; the names below are loaded when first used, and bring torch with them
+but for `Forecaster`, which has compiled code."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -126,7 +126,6 @@ def load_with_torch(config: Config, tensors: Mapping[str, npt.NDArray[Any]], dev
 
     if is_new:
         torch.set_num_threads(1)
-
     return load_ensemble(config, {name: torch.from_numpy(array) for name, array in tensors.items()}, torch.device(device))
 
 

@@ -86,7 +86,10 @@ class Engine:
     def _end_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answers what came in this turn of the loop; what would keep it waiting is left to the thread."""
         gathered = self._turn.pop(loop)
-        replies = self._answer_here(gathered)
+        try:
+            replies = self._answer_here(gathered)
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
+            replies = [(wanted, error) for wanted in gathered]
         if replies is not None:
             _settle(replies)
             return

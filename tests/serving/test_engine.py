@@ -29,6 +29,22 @@ def test_a_version_that_began_to_serve_is_loaded_before_anybody_asks(
     assert client.post("/v1/models/air/forecasts", json={"series": ["air"]}).json()["version"] == 2
 
 
+def test_whatever_breaks_on_the_loop_is_told_to_whoever_waits(
+    client: Client, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.post_air()
+    client.train(executor, "air", dataset="air", horizon=6, **QUICK)
+    asked = {"context": [{"id": "x", "start": "1960-01-01T00:00:00Z", "values": [1.0, 2.0, 3.0]}]}
+    for _ in range(2):  # of the second nothing has to be read
+        assert client.post("/v1/models/air/forecasts", json=asked).status_code == 200
+
+    def break_down(*_: object) -> None:
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(engine, "compute", break_down)
+    assert client.post("/v1/models/air/forecasts", json=asked).status_code == 500
+
+
 def test_of_more_models_than_fit_none_is_loaded_again_unasked(client: Client, executor: Executor, database: Database) -> None:
     client.post_air()
     client.train(executor, "air", dataset="air", horizon=6, **QUICK)
