@@ -58,21 +58,19 @@ def main() -> None:
             url = f"http://127.0.0.1:{options.port}"
             training, headers = fill(url), {}
             if not options.open:
-                made = subprocess.run(
-                    [*engram, "keys", "create", "conformance", "--scopes=admin"],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=-1,
-                    text=True,
-                    check=True,
-                )
-                headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+                headers = {"Authorization": f"Bearer {make_key(environment)}"}
             run(options, folder, url, headers, training)
             alive = httpx.get(f"{url}/health/ready", timeout=60).status_code
         finally:
             service.terminate()
             service.wait(120)
     report(folder, alive)
+
+
+def make_key(environment: dict[str, str]) -> str:
+    """For everything, of the service with this environment."""
+    command = [sys.executable, "-m", "app.cli", "keys", "create", "benchmark", "--scopes=admin"]
+    return subprocess.run(command, cwd=ROOT, env=environment, stdout=-1, text=True, check=True).stdout.strip()
 
 
 def fill(url: str) -> str:

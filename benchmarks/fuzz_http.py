@@ -25,7 +25,7 @@ import orjson
 import zstandard
 
 from app import contract
-from benchmarks.conformance import ROOT, SMALL, fill
+from benchmarks.conformance import ROOT, SMALL, fill, make_key
 from benchmarks.mutations import make_samples, mutate
 
 PACK = {"gzip": gzip.compress, "zstd": zstandard.compress}
@@ -145,16 +145,9 @@ def main() -> None:
         service = subprocess.Popen([*engram, "serve", f"--port={options.port}"], cwd=ROOT, env=environment)
         try:
             fill(f"http://127.0.0.1:{options.port}")
-            made = subprocess.run(
-                [*engram, "keys", "create", "fuzz", "--scopes=admin"],
-                cwd=ROOT,
-                env=environment,
-                stdout=-1,
-                text=True,
-                check=True,
-            )
+            key = make_key(environment)
             for kind in options.kinds.split(","):
-                send_all(kind, options, made.stdout.strip(), find_api(service.pid))
+                send_all(kind, options, key, find_api(service.pid))
         finally:
             service.terminate()
             service.wait(120)

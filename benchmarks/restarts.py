@@ -11,7 +11,6 @@ with 0, and is started again, under writes, forecasts and requests for trainings
 import argparse
 import itertools
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ import httpx
 import psycopg
 
 from benchmarks.scale_out import post_air, run_parts
+from benchmarks.side_by_side import find_port
 from tests.processes import Service
 
 TRAINING = {"dataset": "air", "horizon": 6, "fit": {"max_steps": 200}}
@@ -123,12 +123,6 @@ class Parts:
             return str(connection.execute("SELECT name FROM workers UNION SELECT name FROM schedulers").fetchall())
 
 
-def find_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
@@ -140,7 +134,7 @@ def main() -> None:
         post_air(service)
         service.http.put("/v1/datasets/stream", json={"freq": "step"}).raise_for_status()
         assert service.train("first", **TRAINING)["status"] == "succeeded"
-        for url in parts.front:  # each loads torch and the model with its first forecast
+        for url in parts.front:  # each loads the model with its first forecast
             httpx.post(f"{url}/v1/models/first/forecasts", json={}, timeout=60).raise_for_status()
         with Clients(parts.front, arguments.clients) as clients:
             time.sleep(UNDER_LOAD_SECONDS)

@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 import polars as pl
 
-from benchmarks.serving import find_port, serve
+from benchmarks.side_by_side import find_port, serve
 
 START = np.datetime64("2000-01-01T00:00:00", "us")
 ROWS_AT_ONCE = 1_000_000
