@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.conftest import AIR_CSV
 from tests.dashboard.conftest import AXE, Visit, drawn, drop, get_json, wait_until
@@ -38,6 +38,22 @@ def test_first_visit_to_a_forecast_by_one_click(visit: Visit, service: Service) 
     assert calibration["x"] == [0.5, 0.8, 0.95]
     assert calibration["y"] == list(get_json(service, "/v1/models/air/versions/1")["metrics"]["backtest"]["coverage"].values())
     assert {trace["name"] for trace in drawn(page, "#steps")} == {"Seasonal naive", "Version 1"}
+
+
+def test_nothing_can_be_chosen_before_the_page_has_loaded(visit: Visit) -> None:
+    """What somebody typed before would be written over, in the middle of a number."""
+    page = visit.page
+    held: list[Route] = []
+    page.route("**/v1/models/air", lambda route: held.append(route))
+    page.goto("/models/air")
+    controls = [page.locator(f"#{name}") for name in ("version", "horizon", "csv", "png")]
+    wait_until(page, lambda: held)
+    for control in controls:
+        expect(control).to_be_disabled()
+    held[0].continue_()
+    for control in controls:
+        expect(control).to_be_enabled()
+    expect(page.get_by_label("Horizon")).to_have_value("12")
 
 
 def test_the_forecast_on_screen_as_code_csv_and_png(visit: Visit, service: Service) -> None:

@@ -133,13 +133,16 @@ def has_avx2() -> bool:
 )
 def test_any_window_is_answered_alike(values, scale):
     """Where a fitted forecast fits a window perfectly, what is left is rounding, by which torch and C weigh differently: of a few
-    values, or of round ones, the outer quantiles may differ by several percent, and only their order can be asked for."""
+    values, or of round ones, the outer quantiles may differ by several percent, and only their order can be asked for. And what
+    rounding leaves in a logarithm grows with how far the window's logarithms reach: from 1e-300 to 1 they are 690 apart."""
     window = np.array([values]) * scale
     window[0, -1] = 1.0 * scale
     ensemble = build_once()
     measure_difference(ensemble, "any", window)
     noise = np.random.default_rng(len(values)).normal(size=40) * np.nanstd(window)
-    assert measure_difference(ensemble, "any", np.concatenate([window, noise[None] + scale], 1)) < 1e-4
+    full = np.concatenate([window, noise[None] + scale], 1)
+    decades = np.ptp(np.log10(full[full > 0]))
+    assert measure_difference(ensemble, "any", full) < 1e-4 * max(decades / 10, 1)
 
 
 @cache
