@@ -3,15 +3,20 @@
     i, f, o = sigmoid(x W_x + h W_h + b) each, g = activation(x W_x + h W_h + b)
     c' = f c + i g,  h' = o activation(c')
 
-torch's own knows tanh alone. The gradient is written out by hand: a step is eight small operations, a fraction of what
-autograd would record, and the weights' gradient is one matrix product over all steps.
+On a CPU compiled code runs it (app/lstm/steps.py). Here is what runs elsewhere: torch's own LSTM, which knows tanh alone, and for the
+others a gradient written out by hand: a step is eight small operations, a fraction of what autograd would record, and the weights'
+gradient is one matrix product over all steps.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from app.lstm.compiled import load_library
+from app.lstm.steps import run_compiled
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -20,9 +25,6 @@ SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": lambda y: y * (1 - y),
 }
 """The derivative of each by what it gave."""
-HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-ONEDNN_LSTM = 2
-"""Its number among torch's recurrent networks."""
 
 
 class LstmStack(nn.LSTM):
@@ -49,64 +51,54 @@ class LstmStack(nn.LSTM):
 
     def last_state(self, inputs: Tensor) -> Tensor:
         """[B, T, features] -> the last layer's h after the last step, [B, hidden]."""
-        if self.activation == "tanh":
-            if suits_onednn(inputs):
-                return self._run_onednn(inputs)
-            still = inputs.new_zeros(self.num_layers, len(inputs), self.hidden_size)  # [layers, B, hidden]
-            flat: list[Any] = self._flat_weights
-            last: Tensor  # [layers, B, hidden], by cuDNN, or by torch
-            _, last, _ = torch.lstm(
-                inputs, (still, still), flat, True, self.num_layers, self.dropout, self.training, False, True
+        return find_last_state(self, inputs, self.activation)
+
+
+def find_last_state(lstm: nn.LSTM, inputs: Tensor, activation: str) -> Tensor:
+    """[B, T, features] -> the last layer's h after the last step, [B, hidden], from h = c = 0.
+
+    By compiled code where it was built and can (float32 on a CPU), else by torch: for tanh by its own, for others step by step.
+    """
+    run = choose_way(inputs, activation)
+    if run is None:
+        still = inputs.new_zeros(lstm.num_layers, len(inputs), lstm.hidden_size)  # [layers, B, hidden]
+        flat: list[Any] = lstm._flat_weights
+        last: Tensor  # [layers, B, hidden], by cuDNN, or by torch
+        _, last, _ = torch.lstm(inputs, (still, still), flat, True, lstm.num_layers, lstm.dropout, lstm.training, False, True)
+        return last[-1]
+    states = inputs.transpose(0, 1)  # [T, B, features]
+    with torch.autocast(inputs.device.type, enabled=False):
+        for layer in range(lstm.num_layers):
+            weights = [getattr(lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+            states = run(
+                states.to(weights[0].dtype), *weights[:2], weights[2] + weights[3], activation, layer + 1 == lstm.num_layers
             )
-            return last[-1]
-        states: Tensor = inputs.transpose(0, 1)  # [T, B, features]
-        with torch.autocast(inputs.device.type, enabled=False):
-            for layer in range(self.num_layers):
-                weights, recurrent, bias = (getattr(self, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih"))
-                gates = nn.functional.linear(states.to(weights.dtype), weights, bias)  # [T, B, 4 hidden]
-                if layer + 1 < self.num_layers or torch.is_grad_enabled():
-                    states = Recurrence.apply(gates, recurrent, self.activation)  # type: ignore[no-untyped-call] # [T, B, hidden]
-                else:
-                    return run_cell(gates, recurrent, self.activation, None)
-                if layer + 1 < self.num_layers:
-                    states = nn.functional.dropout(states, self.dropout, self.training)
-        return states[-1]
-
-    def _run_onednn(self, inputs: Tensor) -> Tensor:
-        """What `torch.lstm` comes to on a CPU, layer by layer, without what it does there for other cases: views and stacks of
-        all layers' states, and their gradients."""
-        still, hidden = inputs.new_zeros(1, len(inputs), self.hidden_size), self.hidden_size  # [1, B, hidden]
-        states, last = inputs.transpose(0, 1).contiguous(), still  # [T, B, features], [1, B, hidden]
-        for layer in range(self.num_layers):
-            weights: list[Any] = self._flat_weights[4 * layer : 4 * layer + 4]
-            of_inputs, of_states, bias, zeros = weights
-            if layer and self.dropout:
-                states = nn.functional.dropout(states, self.dropout, self.training)
-            states, last, _, _ = torch.mkldnn_rnn_layer(
-                states,
-                of_inputs,
-                of_states,
-                bias,
-                zeros,
-                still,
-                still,
-                False,
-                [],
-                ONEDNN_LSTM,
-                hidden,
-                1,
-                True,
-                False,
-                False,
-                self.training,
-            )
-        return last.squeeze(0)
+            if layer + 1 < lstm.num_layers:
+                states = nn.functional.dropout(states, lstm.dropout, lstm.training)
+    return states[-1]
 
 
-def suits_onednn(inputs: Tensor) -> bool:
-    """What `torch.lstm` asks before it takes oneDNN, but for weights of other kinds, which are never here."""
+def choose_way(inputs: Tensor, activation: str) -> Callable[..., Tensor] | None:
+    """What runs a layer over inputs [T, B, features]; None where torch has something for the whole stack.
+
+    Given are the weights from the inputs [4 hidden, features], from the states [4 hidden, hidden], the bias [4 hidden], the
+    activation, and whether the last step alone is asked for. Comes back: states [T or 1, B, hidden].
+    """
     is_plain = inputs.dtype == torch.float32 and inputs.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return HAS_ONEDNN and is_plain and inputs.numel() > 0
+    library = load_library()
+    if is_plain and inputs.numel() and library is not None:
+        return partial(run_compiled, library)
+    return None if activation == "tanh" else run_by_torch
+
+
+def run_by_torch(
+    inputs: Tensor, from_input: Tensor, from_state: Tensor, bias: Tensor, activation: str, only_last: bool
+) -> Tensor:
+    gates = nn.functional.linear(inputs, from_input, bias)  # [T, B, 4 hidden]
+    if only_last and not torch.is_grad_enabled():
+        return run_cell(gates, from_state, activation, None).unsqueeze(0)
+    states: Tensor = Recurrence.apply(gates, from_state, activation)  # type: ignore[no-untyped-call] # [T, B, hidden]
+    return states
 
 
 class Recurrence(torch.autograd.Function):

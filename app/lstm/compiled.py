@@ -70,6 +70,16 @@ class Model(ctypes.Structure):
     )
 
 
+class Steps(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, LONG)
+            for name in ("steps", "rows", "features", "hidden", "padded", "activation", "keeps_all", "keeps_states")
+        ),
+        *((name, ADDRESS) for name in ("inputs", "from_input", "from_state", "bias", "gates", "cells", "squashed", "states")),
+    )
+
+
 @dataclass(frozen=True)
 class Library:
     """The functions of app/lstm/native/engine.h, of the kind that this processor runs fastest."""
@@ -77,9 +87,12 @@ class Library:
     count_fitting_room: Callable[..., int]
     count_preparing_room: Callable[..., int]
     count_room: Callable[..., int]
+    count_step_room: Callable[..., int]
     fit_bases: Callable[..., None]
     prepare_windows: Callable[..., None]
     forecast: Callable[..., None]
+    run_steps: Callable[..., None]
+    run_steps_back: Callable[..., None]
 
 
 @cache
@@ -103,6 +116,8 @@ def choose_kind(library: ctypes.CDLL, kind: str) -> Library:
     functions["fit_bases"].argtypes = [ADDRESS, LONG, *[ADDRESS] * 8]
     functions["prepare_windows"].argtypes = [ADDRESS, LONG, LONG, *[ADDRESS] * 11]
     functions["forecast"].argtypes = [ADDRESS, LONG, LONG, *[ADDRESS] * 3]
+    functions["run_steps"].argtypes = [ADDRESS, ADDRESS]
+    functions["run_steps_back"].argtypes = [ADDRESS, *[ADDRESS] * 3]
     return Library(**functions)
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from app.lstm.cell import find_last_state
 from app.lstm.config import Config
 from app.lstm.inputs import Inputs, blend
 from app.lstm.tables import WIDEST
@@ -48,8 +49,8 @@ class Network(nn.Module):
         lead = -L % self.patch
         window = nn.functional.pad(inputs.window, (lead, 0)).view(B, -1, self.patch)  # [B, P, patch]
         mask = nn.functional.pad(inputs.mask, (lead, 0)).view(B, -1, self.patch)  # [B, P, patch]
-        states, _ = self.lstm(torch.cat([window, mask], -1))  # [B, P, hidden]
-        head = self.head(torch.cat([states[:, -1], inputs.window, inputs.features], -1))  # [B, 2 * hidden]
+        state = find_last_state(self.lstm, torch.cat([window, mask], -1), "tanh")  # [B, hidden]
+        head = self.head(torch.cat([state, inputs.window, inputs.features], -1))  # [B, 2 * hidden]
         out = self.out(head)  # [B, H * (K + Q + 1)]
         logits, rest, trust = torch.split(out, [H * K, H * Q, H], -1)
         rest = rest.view(B, H, Q)  # [B, H, Q]

@@ -1,13 +1,16 @@
 """The cell is the textbook's: against the equations in numpy, against torch's own, and against Keras where it is installed."""
 
+import ctypes
 import os
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from app.lstm import cell
+from app.lstm import cell, compiled
 from app.lstm.cell import ACTIVATIONS, LstmStack, Recurrence
 
 ACTIVATE = {"tanh": np.tanh, "relu": lambda z: z * (z.real > 0), "sigmoid": lambda z: 1 / (1 + np.exp(-z))}
@@ -70,35 +73,64 @@ def test_tanh_is_torchs_own():
     )
 
 
-@pytest.mark.skipif(not cell.HAS_ONEDNN, reason="this torch has no oneDNN")
-@pytest.mark.parametrize("num_layers", [1, 2])
-def test_the_short_way_to_onednn_gives_what_torch_gives(num_layers, monkeypatch):
+def choose_kind(kind, monkeypatch):
+    if compiled.load_library() is None:
+        pytest.skip("the compiled code was not built: pip found no C compiler")
+    library = ctypes.CDLL(str(next(Path(compiled.__file__).parent.glob("_native*"))))
+    if kind == "avx2" and not library.has_avx2():
+        pytest.skip("this processor has no AVX2")
+    chosen = compiled.choose_kind(library, kind)
+    monkeypatch.setattr(cell, "load_library", lambda: chosen)
+
+
+@pytest.mark.parametrize("kind", ["any", "avx2"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("windows", "length", "features", "hidden", "num_layers"),
+    [(7, 24, 3, 50, 2), (32, 5, 48, 64, 1), (1, 1, 1, 1, 1), (14, 2, 2, 13, 3), (5, 9, 1, 8, 1)],
+)
+def test_compiled_steps_are_those_of_torch(kind, activation, windows, length, features, hidden, num_layers, monkeypatch):
+    """States and every gradient, in float32 beside the cell in float64, which the equations were tried on above."""
+    choose_kind(kind, monkeypatch)
     torch.manual_seed(0)
-    ours, theirs = LstmStack(3, 50, num_layers, "tanh", 0.0), nn.LSTM(3, 50, num_layers, batch_first=True)
-    theirs.load_state_dict(ours.state_dict())
-    inputs, share = torch.randn(7, 24, 3, requires_grad=True), torch.randn(7, 50)
-    same = inputs.detach().clone().requires_grad_()
-    monkeypatch.setattr(torch, "lstm", None)  # it is the short way
-    state = ours.last_state(inputs)
+    ours = LstmStack(features, hidden, num_layers, activation, 0.0)
+    exact = LstmStack(features, hidden, num_layers, activation, 0.0).double()
+    for name, weights in ours.named_parameters():
+        weights.data += 0.1 * torch.randn_like(weights) if "bias_hh" not in name else 0.0
+    exact.load_state_dict(ours.state_dict())
+    inputs, share = torch.randn(windows, length, features, requires_grad=True), torch.randn(windows, hidden)
+    same = inputs.detach().double().requires_grad_()
+    assert isinstance(cell.choose_way(inputs, activation), partial), "compiled"
+    assert not isinstance(cell.choose_way(same, activation), partial)
+    state, expected = ours.last_state(inputs), exact.last_state(same)
     (state * share).sum().backward()
-    with torch.inference_mode():
-        torch.testing.assert_close(ours.last_state(inputs), state, rtol=0, atol=1e-6)
-    monkeypatch.undo()
-    expected = theirs(same)[0][:, -1]
     (expected * share).sum().backward()
-    assert torch.equal(state, expected)
-    assert torch.equal(inputs.grad, same.grad)
+    torch.testing.assert_close(state.double(), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(inputs.grad.double(), same.grad, rtol=1e-5, atol=1e-5)
     for name, weights in ours.named_parameters():
         if weights.requires_grad:
-            assert torch.equal(weights.grad, getattr(theirs, name).grad), name
+            found, right = weights.grad.double(), getattr(exact, name).grad
+            torch.testing.assert_close(found, right, rtol=0, atol=1e-5 * float(right.abs().max()) + 1e-9, msg=name)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.last_state(inputs), state, rtol=0, atol=0)
 
 
-def test_what_onednn_cannot_do_goes_to_torch():
+def test_what_compiled_code_cannot_do_goes_to_torch():
     stack = LstmStack(2, 3, 2, "tanh", 0.5)
     assert stack.last_state(torch.empty(0, 4, 2)).shape == (0, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not cell.suits_onednn(torch.zeros(1, 4, 2))
-    assert not cell.suits_onednn(torch.zeros(1, 4, 2, dtype=torch.float64))
+        assert cell.choose_way(torch.zeros(1, 4, 2), "tanh") is None
+    assert cell.choose_way(torch.zeros(1, 4, 2, dtype=torch.float64), "tanh") is None
+    assert cell.choose_way(torch.zeros(1, 4, 2, dtype=torch.float64), "relu") is cell.run_by_torch
+
+
+def test_a_gradient_may_be_asked_for_twice():
+    stack, inputs = LstmStack(2, 9, 1, "tanh", 0.0), torch.randn(4, 6, 2)
+    loss = stack.last_state(inputs).sum()
+    loss.backward(retain_graph=True)
+    once = stack.weight_hh_l0.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(stack.weight_hh_l0.grad, 2 * once, rtol=0, atol=0)
 
 
 def test_dropout_lies_between_the_layers_while_it_learns():

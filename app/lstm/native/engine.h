@@ -60,6 +60,17 @@ typedef struct {
     const float *stretches;   /* [quantiles - 1], or NULL */
 } Model;
 
+/* One LSTM layer over `rows` windows: app/lstm/cell.py. `padded` is `hidden` filled up to whole lanes of eight; gates lie i, f, g, o. */
+typedef struct {
+    long steps, rows, features, hidden, padded, activation; /* tanh, relu, sigmoid */
+    long keeps_all, keeps_states;                           /* of every step, as its gradient needs; else of the last one alone */
+    const float *inputs;                                    /* [steps, rows, features] */
+    const float *from_input, *from_state, *bias;            /* [4 * hidden, features], [4 * hidden, hidden], [4 * hidden] */
+    float *gates;                                           /* [steps or 1, rows, 4 * padded] */
+    float *cells, *squashed;                                /* [steps or 1, rows, padded]: c and activation(c) */
+    float *states;                                          /* [steps or 1, rows, padded]: h */
+} Steps;
+
 /* Each function is compiled twice, with and without AVX2 and FMA (avx2.c, any.c), and bears the name of its kind. */
 #define JOIN(name, kind) name##_##kind
 #define EXPAND(name, kind) JOIN(name, kind)
@@ -69,6 +80,7 @@ typedef struct {
 long NAME(count_fitting_room)(const Fitting *plan);
 long NAME(count_preparing_room)(const Preparation *windows);
 long NAME(count_room)(const Model *model);
+long NAME(count_step_room)(const Steps *layer);
 
 /* window, mask [rows, length] without gaps; loc, scale, log [rows] -> forecasts [rows, horizon, width], of which the first
    seasons * kinds of each `width` are written, errors [rows, width] likewise. */
@@ -84,6 +96,12 @@ void NAME(prepare_windows)(const Preparation *windows, long rows, long length, c
 
 /* contexts [rows, length], NaN = missing, the cutoff in the last column -> quantiles [rows, horizon, quantiles]. */
 void NAME(forecast)(const Model *model, long rows, long length, const double *contexts, double *quantiles, float *room);
+
+/* From h = c = 0 to the last step; writes what the struct has room for. */
+void NAME(run_steps)(const Steps *layer, float *room);
+
+/* What was kept, and the loss's gradient by every h [steps, rows, padded] -> by the gates before activation [steps, rows, 4 * padded]. */
+void NAME(run_steps_back)(const Steps *layer, const float *by_states, float *by_gates, float *room);
 
 #define INLINE static inline __attribute__((always_inline))
 #define SIDE_BY_SIDE _Pragma("omp simd")
