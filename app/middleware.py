@@ -96,7 +96,7 @@ class Authentication:
                 if session:
                     scope["caller"] = await run_in_threadpool(identify_browser, gate, session, scope["method"], headers)
                 else:
-                    scope["caller"] = gate.recognize(sent, stamp) or await run_in_threadpool(gate.identify, sent, stamp)
+                    scope["caller"] = gate.recognize(sent, stamp) or await run_in_threadpool(gate.identify, sent)
             except DATABASE_AWAY as error:
                 log.error("database away", error=str(error))
                 scope["caller"] = gate.recall(sent) if scope["path"] == "/metrics" else None
