@@ -47,7 +47,7 @@ class Statement:
         self._build, self._keys = build, keys
 
     def rows(self, asked: Asked, **parameters: Any) -> Rows:
-        """What the statement finds, with the values that the columns' types make of it."""
+        """What the statement finds, with the values that the columns' types make of it. It sees what a session has flushed."""
         connection = _connect(asked)
         if isinstance(connection, sa.Connection):
             return connection.execute(self._postgres, parameters).all()

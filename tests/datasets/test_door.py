@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app import middleware
 from app.datasets import door, storing
 from app.datasets.schemas import Receipt
 from app.settings import Settings
@@ -47,6 +48,15 @@ def test_the_door_answers_as_the_routes_do(client: Client) -> None:
         by_door = send(client, PATH, body)
         assert by_door == send(client, "/v1/datasets/e/observations?on_conflict=replace", body), body
     assert send(client, "/v1/datasets/d%00/observations", bodies[0])[0] in (404, 422)
+
+
+def test_both_are_counted_under_one_name(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[tuple[object, ...]] = []
+    monkeypatch.setattr(middleware, "count_request", lambda *about: counted.append(about[:3]))
+    client.put("/v1/datasets/d", json={"freq": "h"})
+    for query in ("", "?on_conflict=keep"):
+        assert client.post(PATH + query, json=BODIES[0]).status_code == 200
+    assert counted[1] == counted[2] == ("POST", "/v1/datasets/{dataset}/observations", 200)
 
 
 def test_what_is_not_plain_goes_on_to_the_routes(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
