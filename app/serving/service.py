@@ -85,15 +85,20 @@ class Contexts:
 
 @dataclass(frozen=True)
 class Forecasts:
-    """B forecasts: `steps` int64 [B, H] after each cutoff, `median` float64 [B, H], `quantiles` float64 [B, H, Q]."""
+    """B forecasts: `median` float64 [B, H], `quantiles` float64 [B, H, Q]."""
 
     target: Target
     names: list[str]
     cutoffs: np.ndarray
-    steps: np.ndarray
     median: np.ndarray
     quantiles: np.ndarray
     warnings: list[list[str]]
+
+    @property
+    def steps(self) -> np.ndarray:
+        """int64 [B, H] after each cutoff."""
+        steps: np.ndarray = self.cutoffs[:, None] + np.arange(1, self.target.horizon + 1)
+        return steps
 
 
 _SERVING = (
@@ -204,25 +209,24 @@ def check_known(target: Target, rows: Sequence[SeriesRow], known: Sequence[bool]
 
 def join(pages: Sequence[Forecasts]) -> Forecasts:
     """Pages end to end."""
-    cutoffs, steps, median, quantiles = (
-        np.concatenate([getattr(page, part) for page in pages]) for part in ("cutoffs", "steps", "median", "quantiles")
+    cutoffs, median, quantiles = (
+        np.concatenate([getattr(page, part) for page in pages]) for part in ("cutoffs", "median", "quantiles")
     )
     names = [name for page in pages for name in page.names]
     warnings = [each for page in pages for each in page.warnings]
-    return Forecasts(pages[0].target, names, cutoffs, steps, median, quantiles, warnings)
+    return Forecasts(pages[0].target, names, cutoffs, median, quantiles, warnings)
 
 
 def lay_out(target: Target, contexts: Contexts, quantiles: np.ndarray) -> Forecasts:
     """Quantiles [B, H, Q] at `target.predicted_levels` as forecasts at those asked for."""
     levels = target.predicted_levels
-    kept = [levels.index(level) for level in target.quantile_levels]
+    kept = None if levels is target.quantile_levels else [levels.index(level) for level in target.quantile_levels]
     return Forecasts(
         target=target,
         names=contexts.names,
         cutoffs=contexts.cutoffs,
-        steps=contexts.cutoffs[:, None] + np.arange(1, target.horizon + 1),
         median=quantiles[:, :, levels.index(MEDIAN)],
-        quantiles=quantiles if len(kept) == len(levels) else quantiles[:, :, kept],
+        quantiles=quantiles if kept is None else quantiles[:, :, kept],
         warnings=_warn(target, contexts),
     )
 
