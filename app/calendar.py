@@ -136,12 +136,13 @@ class Grid:
     def to_steps(self, timestamps: NDArray[Any]) -> tuple[Ints, Bools]:
         """(steps, on_grid) of timestamps (datetime64[us] or int64 microseconds). Off the grid a step is the one it falls into:
         at or before it, but of ME QE YE the end of its period. So `fold` points by the steps, or refuse by `on_grid`."""
-        utc, freq, zone = to_us(timestamps), self._freq, self._zone
+        utc, freq = to_us(timestamps), self._freq
         if freq.kind == "step":
             return utc, np.abs(utc) <= MAX_STEP
         if freq.kind == "lattice":
             steps = (utc - self.phase_us) // freq.size
             return steps, steps * freq.size + self.phase_us == utc
+        zone = self._zone
         local = zone.to_local(utc)
         steps = self._period(local - self.phase_us)
         on_grid = self._wall(steps) == local

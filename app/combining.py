@@ -60,6 +60,10 @@ class Combiner:
         """The results, each in a tuple of its own, or what was raised instead; after the commit."""
         replies: list[tuple[Future[Any], BaseException | tuple[Any]]] = []
         with self._database.write() as session:
+            if len(some) == 1:  # which needs no savepoint: undoing all of the transaction undoes it alone
+                [(work, future)] = some
+                replies.append((future, (work(session),)))
+                some = []
             for work, future in some:
                 try:
                     with session.begin_nested():

@@ -66,6 +66,46 @@ class Base(DeclarativeBase):
     }
 
 
+class Translated:
+    """Around what SQLite's own driver is asked: its errors become SQLAlchemy's, by which the house knows them. What a glance would have
+    to wait for is not there at a glance."""
+
+    def __init__(self, text: str, asked: object) -> None:
+        self._text, self._asked = text, asked
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, sqlite3.OperationalError) and isinstance(self._asked, Glance):
+            raise NotAtAGlanceError(str(error)) from error
+        if isinstance(error, sqlite3.Error):
+            raise getattr(sa.exc, type(error).__name__)(self._text, None, error) from error
+
+
+class NotAtAGlanceError(Exception):
+    """What was asked of a glance has to be read properly."""
+
+
+class Glance:
+    """What the event loop sees of SQLite's file: for the statements of app/statements.py, in one snapshot. It stands where a session
+    would, and whoever asks it for anything else is told so."""
+
+    def __init__(self, connection: sqlite3.Connection | None) -> None:
+        self._connection = connection
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise NotAtAGlanceError("connection")
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN")  # which waits for nothing yet
+        return self._connection
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotAtAGlanceError(name)
+
+
 class Database:
     """One engine; `read()` and `write()` give sessions that roll back what was not committed."""
 
@@ -103,15 +143,30 @@ class Database:
         """A number that changes with every commit of any process: what was read after it was taken stands as long as it is the same.
         Takes a few microseconds and waits for nobody, so the event loop may ask, and only the loop. None where that is not known:
         PostgreSQL has nothing like it, and a SQLite file may be busy."""
-        if self._file is None:
-            return None
         try:
-            if self._watch is None:
-                self._watch = sqlite3.connect(self._file, timeout=0, isolation_level=None, check_same_thread=False)
-            stamp: int = self._watch.execute("PRAGMA data_version").fetchone()[0]
+            watch = self._open_watch()
+            return None if watch is None else int(watch.execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.OperationalError:
             return None
-        return stamp
+
+    @contextmanager
+    def glance(self) -> Iterator[Glance]:
+        """For the loop, and only for it: a few rows whose pages are in memory already, in a few microseconds each, where a thread and a
+        session take a thousand. In SQLite's WAL mode readers wait for nobody. What cannot be read so raises NotAtAGlanceError."""
+        watch = None
+        try:
+            watch = self._open_watch()
+            yield Glance(watch)
+        except sqlite3.OperationalError as error:
+            raise NotAtAGlanceError(str(error)) from error
+        finally:
+            if watch is not None and watch.in_transaction:
+                watch.rollback()
+
+    def _open_watch(self) -> sqlite3.Connection | None:
+        if self._watch is None and self._file is not None:
+            self._watch = sqlite3.connect(self._file, timeout=0, isolation_level=None, check_same_thread=False)
+        return self._watch
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -240,12 +295,12 @@ class _Turns:
 
     def _begin(self, connection: sa.Connection) -> None:
         if not connection.get_execution_options().get("immediate"):
-            connection.exec_driver_sql("BEGIN")
+            _run(connection, "BEGIN")
             return
         if self._turn.acquire(timeout=BUSY_TIMEOUT_SECONDS):  # else as other processes do, without a turn
             self._holder = connection
         try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            _run(connection, "BEGIN IMMEDIATE")
         except BaseException:
             self._end(connection)
             raise
@@ -254,3 +309,10 @@ class _Turns:
         if self._holder is connection:
             self._holder = None
             self._turn.release()
+
+
+def _run(connection: sa.Connection, text: str) -> None:
+    """By the driver: SQLAlchemy would take ten times as long."""
+    driver: Any = connection.connection.dbapi_connection
+    with Translated(text, connection):
+        driver.execute(text)

@@ -117,6 +117,9 @@ class Once:
         return kept.response
 
 
+WITHOUT_KEY = Once(None, "", AtWork(), Response())
+
+
 async def get_once(
     request: Request,
     response: Response,

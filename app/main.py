@@ -13,6 +13,7 @@ from app.combining import Combiner
 from app.dashboard import routes as dashboard
 from app.database import Database
 from app.datasets import routes as datasets
+from app.datasets.door import PointsDoor
 from app.idempotency import AtWork
 from app.keys import audit
 from app.keys import routes as keys
@@ -84,6 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(operation.router)
     app.include_router(dashboard.router)
     app.add_middleware(Door)
+    app.add_middleware(PointsDoor)
     app.add_middleware(Documents, settings=settings)
     app.add_middleware(PlainBody, max_bytes=settings.max_body_bytes)
     app.add_middleware(Counting, settings=settings)

@@ -11,7 +11,6 @@ from random import getrandbits
 import structlog
 import zstandard
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,6 +34,15 @@ CSRF_COOKIE, CSRF_HEADER = "engram_csrf", "x-csrf-token"
 READING = ("GET", "HEAD", "OPTIONS")
 
 
+def read_headers(scope: Scope) -> dict[str, str]:
+    """The request's headers by their names in small letters, of several the first; made once for all that ask."""
+    found: dict[str, str] | None = scope.get("read_headers")
+    if found is None:
+        pairs = reversed([*scope["headers"]])
+        found = scope["read_headers"] = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+    return found
+
+
 class RequestContext:
     """Gives each request an id, logs it, counts it, and turns what nobody caught into a 500 that says only that id."""
 
@@ -45,7 +53,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        sent = Headers(scope=scope).get("x-request-id", "")
+        sent = read_headers(scope).get("x-request-id", "")
         # Drawn without a system call: it names a line of the log and opens nothing.
         request_id = sent if SANE_ID.fullmatch(sent) else f"{getrandbits(128):032x}"
         scope["request_id"] = request_id
@@ -88,7 +96,7 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not OPEN_PATHS.fullmatch(scope["path"]):
             gate: Gate = scope["app"].state.gate
-            headers = Headers(scope=scope)
+            headers = read_headers(scope)
             sent = headers.get("authorization")
             session = "" if sent else cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "")
             stamp = scope["stamp"] = gate.stamp()
@@ -96,7 +104,7 @@ class Authentication:
                 if session:
                     scope["caller"] = await run_in_threadpool(identify_browser, gate, session, scope["method"], headers)
                 else:
-                    scope["caller"] = gate.recognize(sent, stamp) or await run_in_threadpool(gate.identify, sent, stamp)
+                    scope["caller"] = gate.recognize(sent, stamp) or await run_in_threadpool(gate.identify, sent)
             except DATABASE_AWAY as error:
                 log.error("database away", error=str(error))
                 scope["caller"] = gate.recall(sent) if scope["path"] == "/metrics" else None
@@ -105,7 +113,7 @@ class Authentication:
         await self.app(scope, receive, send)
 
 
-def identify_browser(gate: Gate, session: str, method: str, headers: Headers) -> Caller:
+def identify_browser(gate: Gate, session: str, method: str, headers: dict[str, str]) -> Caller:
     """The caller behind a browser's session. A cookie comes along with whatever any page sends here, so that a request which changes
     something must also carry what only our own pages can read."""
     caller = gate.identify_session(session)
@@ -124,7 +132,7 @@ class PlainBody:
         self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        headers = read_headers(scope) if scope["type"] == "http" else {}
         if "content-length" not in headers and "transfer-encoding" not in headers:
             await self.app(scope, receive, send)
             return
@@ -135,18 +143,9 @@ class PlainBody:
                 body = await run_in_threadpool(decompress, body, encoding, self.max_bytes)
             else:
                 body = decompress(body, encoding, self.max_bytes)
-        handed_on = False
+        await self.app(scope, replay({"type": "http.request", "body": body, "more_body": False}, receive), send)
 
-        async def receive_plain() -> Message:
-            nonlocal handed_on
-            if handed_on:
-                return await receive()
-            handed_on = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await self.app(scope, receive_plain, send)
-
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+    async def _read(self, headers: dict[str, str], receive: Receive) -> bytes:
         announced = headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > self.max_bytes:
             raise _too_large(self.max_bytes, int(announced))
@@ -162,6 +161,16 @@ class PlainBody:
                 raise _too_large(self.max_bytes, None)
             if not message.get("more_body", False):
                 return b"".join(parts)
+
+
+def replay(message: Message, receive: Receive) -> Receive:
+    """The message, and then what comes."""
+    waiting = [message]
+
+    async def receive_again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return receive_again
 
 
 def decompress(body: bytes, encoding: str, max_bytes: int) -> bytes:

@@ -1,7 +1,8 @@
 """Errors -> application/problem+json (RFC 9457): ours, FastAPI's own 422, Starlette's 404 and 405, and the database's absence."""
 
 import re
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 import orjson
 import sqlalchemy.exc
@@ -9,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from app.database import is_disk_full
 from app.errors import (
@@ -27,6 +29,7 @@ from app.telemetry import log
 
 MAX_PLACES = 20
 MAX_FOUND_CHARACTERS = 80
+R = TypeVar("R", bound=Response | None)
 
 
 PROBLEM_SCHEMA: dict[str, Any] = {
@@ -68,6 +71,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(sqlalchemy.exc.DataError, _answer_data)
     for away in DATABASE_AWAY:
         app.add_exception_handler(away, _answer_database)
+
+
+async def answer_in_front(answer: Awaitable[R], scope: Scope) -> R | Response:
+    """What is awaited, or the problem that the handlers make of what it raises: for what answers in front of the routes."""
+    try:
+        return await answer
+    except EngramError as error:
+        return _answer_ours(Request(scope), error)
+    except DATABASE_AWAY as error:
+        return _answer_database(Request(scope), error)
+    except sqlalchemy.exc.DataError as error:
+        return _answer_data(Request(scope), error)
 
 
 def to_response(error: EngramError, *, path: str, request_id: str) -> Response:

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, aliased
 from app.database import add_or_sum, database_now
 from app.errors import QuotaUsedUp, WorkspaceFull
 from app.settings import Settings
+from app.statements import Statement
 from app.tables import Dataset, Series, Training, Workspace, WorkspaceDay
 
 TRAINING_RETRY_SECONDS = 30
@@ -135,7 +136,11 @@ def read_training_seconds(session: Session, workspace_id: int, now: datetime) ->
 
 
 def _read_limits(session: Session, settings: Settings, workspace_id: int) -> Limits:
-    return find_limits(settings, session.scalar(sa.select(Workspace.limits).where(Workspace.id == workspace_id)))
+    found = _OWN_LIMITS.rows(session, workspace_id=workspace_id)
+    return find_limits(settings, found[0][0] if found else None)
+
+
+_OWN_LIMITS = Statement(lambda _: sa.select(Workspace.limits).where(Workspace.id == sa.bindparam("workspace_id")))
 
 
 def _check_stock(session: Session, limits: Limits, workspace_id: int) -> None:

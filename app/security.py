@@ -16,15 +16,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 import sqlalchemy.exc
 from sqlalchemy.orm import Session
 
-from app.database import Database, utc_now
+from app.database import Database, NotAtAGlanceError, utc_now
 from app.errors import PepperMissing, Unauthorized
 from app.settings import Settings
+from app.statements import Asked, Statement
 from app.tables import ApiKey, Workspace
 from app.telemetry import log
 
@@ -110,18 +111,36 @@ def _pepper_path(settings: Settings) -> Path:
     return settings.data_dir / PEPPER_FILE
 
 
-def has_keys(session: Session | sa.Connection) -> bool:
+def has_keys(asked: Asked) -> bool:
     """Whether a key was ever made. From the first one on, keys are needed, even if all of them are revoked."""
-    return bool(session.scalar(_HAS_KEYS))
+    return bool(_HAS_KEYS.rows(asked)[0][0])
 
 
-_HAS_KEYS = sa.select(sa.exists(sa.select(ApiKey.id)))
-_FIND = sa.select(
-    *(ApiKey.id, ApiKey.workspace_id, ApiKey.prefix, ApiKey.digest, ApiKey.scopes, ApiKey.expires_at, ApiKey.revoked_at),
-    Workspace.limits,
-).join(Workspace, Workspace.id == ApiKey.workspace_id)
-_FIND_BY_PREFIX = _FIND.where(ApiKey.prefix == sa.bindparam("prefix"))
-_FIND_BY_ID = _FIND.where(ApiKey.id == sa.bindparam("id"))
+class _KeyRow(NamedTuple):
+    id: int
+    workspace_id: int
+    prefix: str
+    digest: bytes
+    scopes: list[str]
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    limits: dict[str, Any] | None
+
+
+def _select_key(where: sa.ColumnElement[bool]) -> Statement:
+    columns = [Workspace.limits if name == "limits" else getattr(ApiKey, name) for name in _KeyRow._fields]
+    return Statement(lambda _: sa.select(*columns).join(Workspace, Workspace.id == ApiKey.workspace_id).where(where))
+
+
+_HAS_KEYS = Statement(lambda _: sa.select(sa.exists(sa.select(ApiKey.id))))
+_FIND_BY_PREFIX = _select_key(ApiKey.prefix == sa.bindparam("prefix"))
+_FIND_BY_ID = _select_key(ApiKey.id == sa.bindparam("id"))
+
+
+def _find(prefix: str, asked: Asked) -> _KeyRow:
+    for row in _FIND_BY_PREFIX.rows(asked, prefix=prefix):
+        return _KeyRow(*row)
+    raise Unauthorized("the key is not one of this service's")
 
 
 class Gate:
@@ -141,34 +160,42 @@ class Gate:
         return self._database.stamp()
 
     def recognize(self, authorization: str | None, stamp: int | None) -> Caller | None:
-        """Whom `identify` found behind the header while the database bore the same stamp; None if it has to look again."""
+        """Whom `identify` would find behind the header, by what was found while the database bore the same stamp, or at a glance; None
+        if that takes more. For the loop."""
         known = self._unchanged.get(authorization)
-        if stamp is None or known is None or known[0] != stamp or not _is_usable(None, known[2]):
+        if stamp is None:
             return None
-        if known[1].key_id is not None:
-            self._uses.note(known[1].key_id)
-        return known[1]
-
-    def identify(self, authorization: str | None, stamp: int | None = None) -> Caller:
-        """The caller behind an Authorization header. Raises Unauthorized; PepperMissing where keys cannot be checked."""
-        caller, expires_at = self._look_up(authorization)
-        if stamp is not None:
-            if len(self._unchanged) >= MAX_KNOWN:
-                self._unchanged.clear()
-            self._unchanged[authorization] = stamp, caller, expires_at
+        if known is not None and known[0] == stamp and _is_usable(None, known[2]):
+            if known[1].key_id is not None:
+                self._uses.note(known[1].key_id)
+            return known[1]
+        if authorization is not None and self._pepper is None:
+            return None  # which may have to be read from its file
+        try:
+            with self._database.glance() as glance:
+                caller, expires_at = self._look_up(authorization, glance)
+        except NotAtAGlanceError:
+            return None
+        if len(self._unchanged) >= MAX_KNOWN:
+            self._unchanged.clear()
+        self._unchanged[authorization] = stamp, caller, expires_at
         return caller
 
-    def _look_up(self, authorization: str | None) -> tuple[Caller, datetime | None]:
+    def identify(self, authorization: str | None) -> Caller:
+        """The caller behind an Authorization header. Raises Unauthorized; PepperMissing where keys cannot be checked."""
+        with self._database.look() as connection:
+            return self._look_up(authorization, connection)[0]
+
+    def _look_up(self, authorization: str | None, asked: Asked) -> tuple[Caller, datetime | None]:
         if authorization is None:
-            with self._database.look() as connection:
-                if not self._is_open(connection):
-                    raise Unauthorized("expected the header Authorization: Bearer <key>; whoever runs this service makes keys")
+            if not self._is_open(asked):
+                raise Unauthorized("expected the header Authorization: Bearer <key>; whoever runs this service makes keys")
             return ANYBODY, None
         sent = _HEADER.fullmatch(authorization)
         if sent is None:
             raise Unauthorized("Authorization: expected Bearer and a key of this service, engram_..., found something else")
         key, prefix = sent.groups()
-        row = self._find(prefix)
+        row = _find(prefix, asked)
         found = digest(self._read_pepper(), key)
         if not hmac.compare_digest(found, row.digest):
             log.warning("key refused: it is not what was made, or this process has not the pepper it was made with", key=prefix)
@@ -203,19 +230,16 @@ class Gate:
         """What a request of this session must carry in a header to change anything: another site's page cannot read it."""
         return hmac.digest(self._read_pepper(), b"csrf " + token.encode(), "sha256").hex()
 
-    def _sign(self, row: sa.Row[Any], ends_at: int) -> str:
+    def _find(self, prefix: str) -> _KeyRow:
+        with self._database.look() as connection:
+            return _find(prefix, connection)
+
+    def _sign(self, row: _KeyRow, ends_at: int) -> str:
         """`ends_at`: seconds since 1970. The key's digest is signed too, so that a prefix that came again would open nothing."""
         told = f"{row.prefix}.{ends_at}"
         return f"{told}.{hmac.digest(self._read_pepper(), b'session ' + told.encode() + row.digest, 'sha256').hex()}"
 
-    def _find(self, prefix: str) -> sa.Row[Any]:
-        with self._database.look() as connection:
-            row = connection.execute(_FIND_BY_PREFIX, {"prefix": prefix}).one_or_none()
-        if row is None:
-            raise Unauthorized("the key is not one of this service's")
-        return row
-
-    def _admit(self, row: sa.Row[Any], found: bytes) -> Caller:
+    def _admit(self, row: _KeyRow, found: bytes) -> Caller:
         """The caller of the key whose digest was `found`, if it has not ended."""
         if _is_usable(row.revoked_at, row.expires_at):
             self._uses.note(row.id)
@@ -235,14 +259,13 @@ class Gate:
         """Whether `caller`, identified a while ago, would still be let in: for answers that last."""
         if caller.key_id is None:
             return self._is_open(session)
-        row = session.execute(_FIND_BY_ID, {"id": caller.key_id}).one_or_none()
-        return row is not None and _is_usable(row.revoked_at, row.expires_at)
+        return any(_is_usable(row[5], row[6]) for row in _FIND_BY_ID.rows(session, id=caller.key_id))
 
     def close(self) -> None:
         self._uses.close()
 
-    def _is_open(self, session: Session | sa.Connection) -> bool:
-        return self._settings.may_be_open and not has_keys(session)
+    def _is_open(self, asked: Asked) -> bool:
+        return self._settings.may_be_open and not has_keys(asked)
 
     def _read_pepper(self) -> bytes:
         """Read with the first key, which may have been made after this process began, and then kept."""

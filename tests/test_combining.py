@@ -51,6 +51,20 @@ def test_each_write_stands_or_falls_alone(database: Database) -> None:
     assert names(database) == {"default", "slow", "twice", *(f"w{n}" for n in range(9))}
 
 
+def test_a_write_that_comes_alone_and_fails_leaves_nothing(database: Database) -> None:
+    combiner = Combiner(database)
+
+    def fail(session: Session) -> None:
+        add(session, "undone")
+        raise ValueError("not this one")
+
+    for _ in range(2):  # the first has given everything back
+        with pytest.raises(ValueError, match="not this one"):
+            combiner.run(fail)
+    assert combiner.run(lambda session: add(session, "next"))
+    assert names(database) == {"default", "next"}
+
+
 def test_many_writes_take_few_commits(database: Database) -> None:
     if database.dialect != "sqlite":
         pytest.skip("PostgreSQL's writers do not wait for each other")

@@ -33,6 +33,8 @@ DOUBLES, DECIMALS = 0, 1
 NULL_BITS, ABSENT_BITS = 0x7FF8_0000_0000_0000, 0x7FF8_0000_0000_0A85
 NULL, ABSENT = np.array([NULL_BITS, ABSENT_BITS], np.uint64).view(np.float64)
 MAX_DIGITS = 6
+PROBED = 16
+"""Values that tell of most numbers of digits that they are too few, before all of a row are looked at."""
 EXACT = 2.0**53
 HEAD = struct.Struct("<BBHH")
 """Version, form, first kept step, count of kept steps."""
@@ -124,15 +126,15 @@ def _to_decimals(values: Floats, missing: NDArray[np.bool_]) -> tuple[NDArray[np
     numbers = np.zeros(values.shape, np.int64)
     open_rows = np.flatnonzero(~((values == 0) & np.signbit(values)).any(1))
     for places in range(MAX_DIGITS + 1):
-        power, chosen = 10.0**places, values[open_rows]
-        with np.errstate(invalid="ignore", over="ignore"):
-            scaled = np.rint(chosen * power)
-            exact = ((scaled / power == chosen) & (np.abs(scaled) < EXACT)) | missing[open_rows]
-        fits = exact.all(1)
-        rows = open_rows[fits]
+        power = 10.0**places
+        likely = open_rows[_scale(values[open_rows, :PROBED], missing[open_rows, :PROBED], power)[1]]
+        if not len(likely):
+            continue
+        scaled, fits = _scale(values[likely], missing[likely], power)
+        rows = likely[fits]
         digits[rows] = places
         numbers[rows] = np.where(missing[rows], 0.0, scaled[fits]).astype(np.int64)
-        open_rows = open_rows[~fits]
+        open_rows = open_rows[digits[open_rows] < 0]
         if not len(open_rows):
             break
     if not missing.any():
@@ -141,6 +143,14 @@ def _to_decimals(values: Floats, missing: NDArray[np.bool_]) -> tuple[NDArray[np
     before = np.maximum.accumulate(present, axis=1)
     first = np.argmax(~missing, axis=1)[:, None]
     return digits, np.take_along_axis(numbers, np.where(before < 0, first, before), axis=1)
+
+
+def _scale(values: Floats, missing: NDArray[np.bool_], power: float) -> tuple[Floats, NDArray[np.bool_]]:
+    """(whole numbers [K, N], whether each row's values that are not missing are exactly these over `power`)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = np.rint(values * power)
+        exact = ((scaled / power == values) & (np.abs(scaled) < EXACT)) | missing
+    return scaled, exact.all(1)
 
 
 def _from_decimals(plain: bytes, count: int) -> Floats:

@@ -1,6 +1,6 @@
 """Placed observations -> chunks: read those touched, merge, write back, under the lock of their series. Flushes, never commits."""
 
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats, encode, is_a
 from app.datasets.observations import MAX_PLACES, Bools, Ints, Observations, refuse
 from app.datasets.placing import Placed, Settled, place
 from app.datasets.schemas import Receipt
-from app.datasets.store import BEFORE_ALL, among, find_cutoffs, insert_into, is_on_sqlite, pack, parameter, read_pairs
+from app.datasets.service import Opened
+from app.datasets.store import BEFORE_ALL, among, find_cutoffs, insert_into, pack, parameter, read_pairs
 from app.errors import Conflict, SpanTooLong
+from app.statements import Statement, is_on_sqlite
 from app.tables import Chunk, Dataset, Series
 
 CHUNKS_PER_SLICE = 2_048
@@ -43,7 +45,7 @@ class _Stock:
         self.changed[series] = True
 
 
-def upsert(session: Session, dataset: Dataset, observations: Observations, on_conflict: str, max_span_steps: int) -> Receipt:
+def upsert(session: Session, dataset: Opened, observations: Observations, on_conflict: str, max_span_steps: int) -> Receipt:
     """Stores all of the observations or raises. `dataset` comes from `service.open_dataset`, which holds it. `on_conflict` says what
     becomes of a step that holds another value: replace it, keep it, or refuse the request."""
     is_first = dataset.freq is None
@@ -52,8 +54,8 @@ def upsert(session: Session, dataset: Dataset, observations: Observations, on_co
     ends = np.append(firsts[1:], len(placed.series)) - 1
     _check_span(observations, placed.steps[firsts], placed.steps[ends], max_span_steps)
     if dataset.freq is None or dataset.phase_us is None:
-        dataset.freq, dataset.phase_us, dataset.updated_at = placed.grid.freq, placed.grid.phase_us, utc_now()
-        session.flush()
+        settled = {"freq": placed.grid.freq, "phase_us": placed.grid.phase_us, "updated_at": utc_now()}
+        session.execute(sa.update(Dataset).where(Dataset.id == dataset.id).values(settled))
     stock = _hold_series(session, dataset, observations.names)
     firsts_after, lasts_after = np.minimum(stock.firsts, placed.steps[firsts]), np.maximum(stock.lasts, placed.steps[ends])
     _check_span(observations, firsts_after, lasts_after, max_span_steps)
@@ -106,47 +108,44 @@ def _warn(observations: Observations, placed: Placed, gaps: int, aggregate: str 
     return warnings
 
 
-def _hold_series(session: Session, dataset: Dataset, names: list[str]) -> _Stock:
+def _hold_series(session: Session, dataset: Opened, names: list[str]) -> _Stock:
     """The series of these names, made where they are new, locked in the order of their ids so that two writers cannot block
     each other."""
-    ids = _find_ids(session, dataset.id, names)
-    new = sorted(set(names) - ids.keys())
+    rows = _find_stock(session, dataset.id, names)
+    new = sorted(set(names) - rows.keys())
     if new:
         common = {"workspace_id": dataset.workspace_id, "dataset_id": dataset.id, "revision": 0, "count": 0, "missing": 0}
         session.connection().execute(
             insert_into(Series, is_sqlite=is_on_sqlite(session)).on_conflict_do_nothing(),
             [{**common, "name": name} for name in new],
         )
-        ids |= _find_ids(session, dataset.id, new)
-    held = session.execute(_hold_statement(is_on_sqlite(session)), {"ids": pack(session, list(ids.values()))})
-    rows = {row[0]: tuple(row) for row in held}
-    return _Stock(np.array([rows[ids[name]] for name in names], np.int64))
+    if new or not is_on_sqlite(session):  # whose one writer this is: what it found stands
+        rows = _find_stock(session, dataset.id, names, _HELD_STOCK)
+    return _Stock(np.array([rows[name] for name in names], np.int64))
 
 
-@cache
-def _hold_statement(is_sqlite: bool) -> Any:
+def _select_stock(is_sqlite: bool) -> Any:
     columns = (
-        *(Series.id, Series.revision, Series.count, Series.missing),
+        *(Series.name, Series.id, Series.revision, Series.count, Series.missing),
         *(sa.func.coalesce(Series.first_step, AFTER_ALL), sa.func.coalesce(Series.last_step, BEFORE_ALL)),
         sa.func.coalesce(Series.cutoff_step, BEFORE_ALL),
     )
-    wanted = sa.select(*columns).where(among(is_sqlite, Series.id, parameter(is_sqlite, "ids", Series.id)))
-    return wanted.order_by(Series.id).with_for_update(of=Series)
-
-
-def _find_ids(session: Session, dataset_id: int, names: list[str]) -> dict[str, int]:
-    found = session.execute(_ids_statement(is_on_sqlite(session)), {"dataset_id": dataset_id, "names": pack(session, names)})
-    return {row[0]: row[1] for row in found}
-
-
-@cache
-def _ids_statement(is_sqlite: bool) -> Any:
     here = among(is_sqlite, Series.name, parameter(is_sqlite, "names", Series.name))
-    return sa.select(Series.name, Series.id).where(Series.dataset_id == sa.bindparam("dataset_id"), here)
+    return sa.select(*columns).where(Series.dataset_id == sa.bindparam("dataset_id"), here)
+
+
+_STOCK = Statement(_select_stock)
+_HELD_STOCK = Statement(lambda is_sqlite: _select_stock(is_sqlite).order_by(Series.id).with_for_update(of=Series))
+
+
+def _find_stock(session: Session, dataset_id: int, names: list[str], statement: Statement = _STOCK) -> dict[str, Sequence[int]]:
+    """By name, the columns of a stock."""
+    found = statement.rows(session, dataset_id=dataset_id, names=pack(session, names))
+    return {row[0]: row[1:] for row in found}
 
 
 def _merge(
-    session: Session, dataset: Dataset, observations: Observations, placed: Placed, stock: _Stock, on_conflict: str
+    session: Session, dataset: Opened, observations: Observations, placed: Placed, stock: _Stock, on_conflict: str
 ) -> tuple[int, int]:
     """(inserted, updated) steps. A slice of the touched chunks at a time, so that memory stays bounded however many there are."""
     numbers = placed.steps >> STEP_BITS
@@ -167,7 +166,9 @@ def _merge(
             raise _refuse_conflict(observations, placed, np.flatnonzero(differs & ~is_new) + part.start, old[differs & ~is_new])
         chunks[chunk_of[differs], at[differs]] = values[differs]
         written = np.unique(chunk_of[differs])
-        write_chunks(session, dataset, stock.ids[placed.series[edges[written]]], numbers[edges[written]], chunks[written])
+        write_chunks(
+            session, dataset.workspace_id, stock.ids[placed.series[edges[written]]], numbers[edges[written]], chunks[written]
+        )
         stock.count(series[differs], placed.steps[part][differs], old[differs], values[differs])
         inserted += int((differs & is_new).sum())
         updated += int((differs & ~is_new).sum())
@@ -196,29 +197,30 @@ def _refuse_conflict(observations: Observations, placed: Placed, rows: Ints, old
     return Conflict(f"{listed.detail}; with on_conflict=replace the new values would take their place", errors=listed.errors)  # noqa: S608 - words for a person, no SQL
 
 
-def write_chunks(session: Session, dataset: Dataset, ids: Ints, numbers: Ints, chunks: Floats) -> None:
+def write_chunks(session: Session, workspace_id: int, ids: Ints, numbers: Ints, chunks: Floats) -> None:
     """Stores the chunks, in the place of those that are there."""
     if not len(ids):
         return
-    common = {"workspace_id": dataset.workspace_id, "channel": 0}
     rows = zip(ids.tolist(), numbers.tolist(), encode(chunks), strict=True)
-    session.connection().execute(
-        _write_statement(is_on_sqlite(session)),
-        [{**common, "series_id": id_, "number": number, "data": data} for id_, number, data in rows],
-    )
+    common = {"workspace_id": workspace_id, "channel": 0}
+    _WRITE.run_all(session, [{**common, "series_id": id_, "number": number, "data": data} for id_, number, data in rows])
 
 
-@cache
-def _write_statement(is_sqlite: bool) -> Any:
+def _insert_or_replace(is_sqlite: bool) -> Any:
     statement = insert_into(Chunk, is_sqlite=is_sqlite)
     return statement.on_conflict_do_update(
         index_elements=["series_id", "channel", "number"], set_={"data": statement.excluded.data}
     )
 
 
+_WRITE = Statement(_insert_or_replace, keys=("workspace_id", "channel", "series_id", "number", "data"))
+
+
 WRITTEN = ("revision", "count", "missing", "first_step", "last_step", "cutoff_step")
-_UPDATE = (
-    sa.update(Series).where(Series.id == sa.bindparam("at")).values({name: sa.bindparam(f"new_{name}") for name in WRITTEN})
+_UPDATE = Statement(
+    lambda _: (
+        sa.update(Series).where(Series.id == sa.bindparam("at")).values({name: sa.bindparam(f"new_{name}") for name in WRITTEN})
+    )
 )
 
 
@@ -233,6 +235,6 @@ def _write_series(session: Session, stock: _Stock) -> None:
     columns = [stock.revisions + 1, stock.counts, stock.missing, stock.firsts, stock.lasts, stock.cutoffs]
     rows = zip(stock.ids[changed].tolist(), *(column[changed].tolist() for column in columns), strict=True)
     keys = ("at", *(f"new_{name}" for name in WRITTEN))
-    session.connection().execute(
-        _UPDATE, [dict(zip(keys, (None if value == BEFORE_ALL else value for value in row), strict=True)) for row in rows]
+    _UPDATE.run_all(
+        session, [dict(zip(keys, (None if value == BEFORE_ALL else value for value in row), strict=True)) for row in rows]
     )

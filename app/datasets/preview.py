@@ -5,7 +5,7 @@ import numpy as np
 from app.datasets.observations import Observations
 from app.datasets.placing import Settled, place
 from app.datasets.schemas import PreviewColumns, PreviewRow
-from app.tables import Dataset
+from app.datasets.service import Opened
 
 FIRST_ROWS = 8
 
@@ -22,7 +22,7 @@ def name_columns(observations: Observations, default_series: str) -> PreviewColu
     )
 
 
-def show_first(observations: Observations, dataset: Dataset) -> list[PreviewRow]:
+def show_first(observations: Observations, dataset: Opened) -> list[PreviewRow]:
     """The first observations in the order of series and time, as they would be stored."""
     placed = place(observations, Settled(dataset.freq, dataset.phase_us, dataset.time_zone, dataset.aggregate))
     labels = placed.grid.to_labels(placed.steps[:FIRST_ROWS])

@@ -73,7 +73,7 @@ def delete_observations(
         chunks[gone] = ABSENT
         empty = is_absent(chunks).all(axis=1)
         rest = np.flatnonzero(gone.any(axis=1) & ~empty)
-        write_chunks(session, dataset, slice_ids[rest], numbers[rest], chunks[rest])
+        write_chunks(session, dataset.workspace_id, slice_ids[rest], numbers[rest], chunks[rest])
         _drop_chunks(session, slice_ids[empty], numbers[empty])
     _shrink(session, [id_ for id_ in ids if deleted[id_]], deleted, missing)
     return sum(deleted.values())

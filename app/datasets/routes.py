@@ -6,7 +6,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from app import contract, faults, quotas
+from app import contract, quotas
 from app.calendar import Grid
 from app.combining import Combiner
 from app.contract import parse_moment
@@ -14,6 +14,7 @@ from app.datasets import answers, erasing, formats, ingest, openapi, overview, p
 from app.datasets.bounds import Bounds
 from app.datasets.columns import ColumnOptions
 from app.datasets.store import SeriesRow
+from app.datasets.storing import Posted, store
 from app.dependencies import (
     AuditNeeded,
     DatabaseNeeded,
@@ -40,10 +41,6 @@ Start = Annotated[
     str | None, Query(max_length=64, description="First timestamp, inclusive (RFC 3339; an integer where freq is step).")
 ]
 End = Annotated[str | None, Query(max_length=64, description="Last timestamp, inclusive.")]
-
-
-COMBINED_BYTES = 16_384
-"""A smaller body shares its transaction with others that come at the same time."""
 
 
 async def get_combiner(request: Request) -> Combiner:
@@ -145,28 +142,8 @@ def post_observations(
     ] = "replace",
 ) -> schemas.Receipt:
     """Stores observations, all or none of them; the dataset is made if need be. Sending the same request twice changes nothing."""
-    observations = formats.parse(body, request.headers.get("content-type", ""), columns, dataset, Bounds.of(settings))
-
-    def store(session: Session) -> schemas.Receipt:
-        first = once.find(session, caller.workspace_id)
-        if first is not None:
-            return schemas.Receipt.model_validate(first)
-        held = service.open_dataset(session, caller.workspace_id, dataset)
-        receipt = ingest.upsert(session, held, observations, on_conflict, settings.max_span_steps)
-        quotas.charge_observations(session, settings, caller.workspace_id, len(body))
-        once.keep(session, caller.workspace_id, 200, receipt)
-        faults.reach("write.flushed")
-        return receipt
-
-    with once.alone(caller.workspace_id):
-        if len(body) <= COMBINED_BYTES:
-            receipt = combiner.run(store)
-        else:
-            with database.write() as session:
-                receipt = store(session)
-                session.commit()
-    faults.reach("write.committed")
-    return receipt
+    posted = Posted(dataset, body, request.headers.get("content-type", ""), columns, on_conflict)
+    return store(posted, caller, once, database, combiner, settings)
 
 
 @router.post("/datasets/{dataset}/observations/preview", openapi_extra=openapi.OBSERVATIONS_BODY)

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from app.calendar import Grid
-from app.database import utc_now
+from app.database import Glance, utc_now
 from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats
 from app.datasets.schemas import DatasetPut
 from app.datasets.store import (
@@ -18,14 +19,17 @@ from app.datasets.store import (
     SERIES_ROW,
     Ints,
     SeriesRow,
+    among,
     find_cutoffs,
     insert_into,
-    is_on_sqlite,
     one_of,
+    pack,
+    parameter,
     read_pairs,
     stream_chunks,
 )
 from app.errors import AlreadyExists, Conflict, DatasetInUse, DatasetNotEmpty, FreqUndetermined, NotFound
+from app.statements import Statement, is_on_sqlite
 from app.tables import Dataset, Model, Series, Version
 
 HOLD_ATTEMPTS = 5
@@ -42,10 +46,35 @@ def get_dataset(session: Session, workspace_id: int, name: str, *, hold: bool = 
     return dataset
 
 
-def open_dataset(session: Session, workspace_id: int, name: str) -> Dataset:
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A dataset as whoever writes observations to it found it."""
+
+    id: int
+    workspace_id: int
+    name: str
+    freq: str | None
+    phase_us: int | None
+    time_zone: str
+    aggregate: str | None
+
+
+_OPENED = Statement(
+    lambda _: sa.select(
+        *(Dataset.id, Dataset.workspace_id, Dataset.name),
+        *(Dataset.freq, Dataset.phase_us, Dataset.time_zone, Dataset.aggregate),
+    ).where(Dataset.workspace_id == sa.bindparam("workspace_id"), Dataset.name == sa.bindparam("name"))
+)
+
+
+def open_dataset(session: Session, workspace_id: int, name: str) -> Opened:
     """The dataset to write observations to, made if there is none, and held until the transaction ends: nobody deletes it
     meanwhile, and while it has no freq nobody else writes."""
-    return _hold_dataset(session, workspace_id, name, alone=False)[0]
+    if is_on_sqlite(session):  # whose one writer this is: what it found stands
+        for row in _OPENED.rows(session, workspace_id=workspace_id, name=name):
+            return Opened(*row)
+    dataset, _ = _hold_dataset(session, workspace_id, name, alone=False)
+    return Opened(*(getattr(dataset, each.name) for each in fields(Opened)))
 
 
 def put_dataset(session: Session, workspace_id: int, name: str, wanted: DatasetPut) -> tuple[Dataset, bool]:
@@ -204,13 +233,18 @@ def select_series(
     return rows
 
 
-def find_series(session: Session, dataset_id: int, names: Iterable[str]) -> list[SeriesRow]:
+def find_series(session: Session | Glance, dataset_id: int, names: Iterable[str]) -> list[SeriesRow]:
     """The series of these names that hold observations, in any order, with one SELECT; the others are left out."""
     wanted = [name for name in names if SERIES_ID.fullmatch(name)]
-    statement = sa.select(*SERIES_ROW).where(
-        Series.dataset_id == dataset_id, Series.count > 0, one_of(session, Series.name, wanted)
-    )
-    return [SeriesRow(*row) for row in session.execute(statement)]
+    return [SeriesRow(*row) for row in _NAMED.rows(session, dataset_id=dataset_id, names=pack(session, wanted))]
+
+
+def _select_named(is_sqlite: bool) -> Any:
+    here = among(is_sqlite, Series.name, parameter(is_sqlite, "names", Series.name))
+    return sa.select(*SERIES_ROW).where(Series.dataset_id == sa.bindparam("dataset_id"), Series.count > 0, here)
+
+
+_NAMED = Statement(_select_named)
 
 
 def check_found(names: Sequence[str], found: Container[str]) -> None:

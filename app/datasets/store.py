@@ -16,9 +16,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.calendar import Grid
-from app.database import Base
+from app.database import Base, Glance, NotAtAGlanceError
 from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats, decode, make_absent
 from app.errors import ObservationsCorrupt
+from app.statements import Statement, is_on_sqlite
 from app.tables import Chunk, Dataset, Series
 
 Ints = NDArray[np.int64]
@@ -29,6 +30,8 @@ BEFORE_ALL = -(2**62)
 """A step before every other."""
 CHUNKS_AT_ONCE = 512
 """Rows fetched and decoded together: 4 MiB of values."""
+MAX_GLANCED = 8
+"""Chunks that the event loop itself reads: their pages may have to come from the disk after all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def among(is_sqlite: bool, column: InstrumentedAttribute[Any], packed: Any) -> s
     return column == sa.any_(packed)
 
 
-def pack(session: Session, values: Sequence[int] | Sequence[str]) -> str | list[Any]:
+def pack(session: Session | Glance, values: Sequence[int] | Sequence[str]) -> str | list[Any]:
     """Many values as one parameter."""
     return orjson.dumps(list(values)).decode() if is_on_sqlite(session) else list(values)
 
@@ -91,18 +94,19 @@ def _pairs(is_sqlite: bool) -> sa.Subquery:
     return sa.select(arrays[0].label("series_id"), arrays[1].label("number")).subquery()
 
 
-def _pack_pairs(session: Session, ids: Ints, numbers: Ints) -> dict[str, Any]:
+def _pack_pairs(session: Session | Glance, ids: Ints, numbers: Ints) -> dict[str, Any]:
     if is_on_sqlite(session):
         return {"pairs": orjson.dumps(list(zip(ids.tolist(), numbers.tolist(), strict=True))).decode()}
     return {"ids": ids.tolist(), "numbers": numbers.tolist()}
 
 
-@cache
-def _chunks_of_pairs(is_sqlite: bool) -> sa.Select[Any]:
+def _select_chunks(is_sqlite: bool) -> sa.Select[Any]:
     wanted = _pairs(is_sqlite)
     here = sa.and_(Chunk.series_id == wanted.c.series_id, Chunk.channel == 0, Chunk.number == wanted.c.number)
-    statement = sa.select(wanted, sa.select(Chunk.data).where(here).scalar_subquery())
-    return statement.execution_options(yield_per=CHUNKS_AT_ONCE)
+    return sa.select(wanted, sa.select(Chunk.data).where(here).scalar_subquery())
+
+
+_CHUNKS = Statement(_select_chunks)
 
 
 @cache
@@ -112,14 +116,15 @@ def _newest_of_pairs(is_sqlite: bool) -> sa.Select[Any]:
     return sa.select(wanted.c.series_id, sa.select(sa.func.max(Chunk.number)).where(before).scalar_subquery())
 
 
-def read_pairs(session: Session, ids: Ints, numbers: Ints) -> Floats:
+def read_pairs(session: Session | Glance, ids: Ints, numbers: Ints) -> Floats:
     """[K, 1024] of the K pairs asked for, in their order; a chunk that is not stored is all absent."""
     values = make_absent(len(ids))
     if not len(ids):
         return values
+    if isinstance(session, Glance) and len(ids) > MAX_GLANCED:
+        raise NotAtAGlanceError("chunks")
     position = {pair: row for row, pair in enumerate(zip(ids.tolist(), numbers.tolist(), strict=True))}
-    found = session.execute(_chunks_of_pairs(is_on_sqlite(session)), _pack_pairs(session, ids, numbers))
-    for rows in found.partitions():
+    for rows in _CHUNKS.partitions(session, CHUNKS_AT_ONCE, **_pack_pairs(session, ids, numbers)):
         stored = [row for row in rows if row[2] is not None]
         values[[position[row[0], row[1]] for row in stored]] = _decode(session, stored)
     return values
@@ -137,7 +142,7 @@ def stream_chunks(session: Session, ids: Sequence[int], first: int, last: int) -
         yield np.array([row[0] for row in rows]), np.array([row[1] for row in rows]), _decode(session, rows)
 
 
-def _decode(session: Session, rows: Sequence[Any]) -> Floats:
+def _decode(session: Session | Glance, rows: Sequence[Any]) -> Floats:
     """[K, 1024] of K rows (series id, number, data). Raises ObservationsCorrupt, which says where."""
     try:
         return decode([row[2] for row in rows])
@@ -146,7 +151,7 @@ def _decode(session: Session, rows: Sequence[Any]) -> Floats:
         raise name_damage(session, damaged[0], damaged[1], error.detail) from error
 
 
-def name_damage(session: Session, series_id: int, number: int, reason: str) -> ObservationsCorrupt:
+def name_damage(session: Session | Glance, series_id: int, number: int, reason: str) -> ObservationsCorrupt:
     """What is wrong with chunk `number` of a series, with its name and its time."""
     series, dataset = session.execute(
         sa.select(Series.name, Dataset).join(Dataset, Dataset.id == Series.dataset_id).where(Series.id == series_id)
@@ -185,10 +190,6 @@ def _find_stored(session: Session, ids: Ints, numbers: Ints) -> tuple[Ints, NDAr
     newest = {row[0]: row[1] for row in found if row[1] is not None}
     stored = np.array([id_ in newest for id_ in ids.tolist()], np.bool_)
     return np.array([newest.get(id_, 0) for id_ in ids.tolist()], np.int64), stored
-
-
-def is_on_sqlite(session: Session) -> bool:
-    return session.get_bind().dialect.name == "sqlite"
 
 
 def insert_into(table: type[Base], *, is_sqlite: bool) -> Any:

@@ -5,11 +5,11 @@ import time
 from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import RateLimited
-from app.middleware import OPEN_PATHS
+from app.middleware import OPEN_PATHS, read_headers
 from app.problems import to_response
 from app.quotas import find_limits
 from app.rates import Rates, Taken
@@ -72,7 +72,7 @@ class Refusals:
                 count.write(MutableHeaders(scope=message))
             await send(message)
 
-        headers = Headers(scope=scope)
+        headers = read_headers(scope)
         sent = headers.get("authorization") or headers.get("cookie", "")
         refusal = self._remembered.get(sent)
         if refusal is None or time.monotonic() >= refusal.holds_until or OPEN_PATHS.fullmatch(scope["path"]):

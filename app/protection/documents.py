@@ -4,10 +4,10 @@ import re
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import BodyTooLarge, JsonTooDeep
+from app.middleware import read_headers, replay
 from app.settings import Settings
 
 IS_JSON = re.compile(r"\s*application/([\w.+-]+\+)?(x-nd)?json\s*(;.*)?", re.IGNORECASE)
@@ -29,7 +29,7 @@ class Documents:
         self.max_depth = settings.max_json_depth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not IS_JSON.fullmatch(Headers(scope=scope).get("content-type", "")):
+        if scope["type"] != "http" or not IS_JSON.fullmatch(read_headers(scope).get("content-type", "")):
             await self.app(scope, receive, send)
             return
         message = await receive()
@@ -53,16 +53,7 @@ class Documents:
                 max_depth=self.max_depth,
                 found=depth,
             )
-        handed_on = False
-
-        async def receive_again() -> Message:
-            nonlocal handed_on
-            if handed_on:
-                return await receive()
-            handed_on = True
-            return message
-
-        await self.app(scope, receive_again, send)
+        await self.app(scope, replay(message, receive), send)
 
     async def _measure(self, head: bytes) -> tuple[int, int]:
         if len(head) >= THREAD_FROM_BYTES:

@@ -9,11 +9,10 @@ from no page at all.
 import ipaddress
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import CrossSite, HostNotAllowed
-from app.middleware import OPEN_PATHS
+from app.middleware import OPEN_PATHS, read_headers
 from app.security import SESSION_COOKIE
 from app.settings import Settings
 
@@ -31,14 +30,14 @@ class Origins:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            headers = Headers(scope=scope)
+            headers = read_headers(scope)
             if not OPEN_PATHS.fullmatch(scope["path"]):
                 self._check_host(headers)
             if scope["method"] not in READING:
                 _check_page(headers)
         await self.app(scope, receive, send)
 
-    def _check_host(self, headers: Headers) -> None:
+    def _check_host(self, headers: dict[str, str]) -> None:
         host = split_host(headers.get("host", ""))
         if not self._is_allowed(host, _shows_key(headers)):
             raise HostNotAllowed(
@@ -56,12 +55,12 @@ class Origins:
         return has_key or self.is_insecure or host == self.own or is_single(host) or is_address(host)
 
 
-def _shows_key(headers: Headers) -> bool:
+def _shows_key(headers: dict[str, str]) -> bool:
     """Whether somebody's key, or the session that stands for one, is there to be looked at. Whether it is good is seen later."""
     return "authorization" in headers or f"{SESSION_COOKIE}=" in headers.get("cookie", "")
 
 
-def _check_page(headers: Headers) -> None:
+def _check_page(headers: dict[str, str]) -> None:
     """What the browser says of the page, if it is one: that it is ours, or else which it is. A proxy may have changed the Host; a session
     carries a proof of its own besides."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")

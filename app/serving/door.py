@@ -9,17 +9,16 @@ from types import SimpleNamespace
 
 from pydantic import ValidationError
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.contract import JSON
-from app.errors import EngramError
-from app.problems import DATABASE_AWAY, from_database, to_response
+from app.middleware import replay
+from app.problems import answer_in_front
 from app.security import Caller
 from app.serving.engine import Engine
 from app.serving.formats import to_json
 from app.serving.schemas import ForecastInput
 from app.serving.wanted import Answer, Wanted
-from app.telemetry import log
 
 PATH = re.compile(r"/v1/models/([a-z0-9][a-z0-9._-]{0,63})/forecasts")
 ROUTE = SimpleNamespace(path="/v1/models/{model}/forecasts")
@@ -71,13 +70,13 @@ class Door:
         if scope["method"] == "POST" and (b"content-length" in headers or b"transfer-encoding" in headers):
             message = await receive()  # PlainBody hands the whole body on as one
             body = message.get("body", b"")
-            receive = _replay(message, receive)
+            receive = replay(message, receive)
         if len(body) <= LARGEST_KEY_BYTES:
             forms = headers.get(b"accept"), headers.get(b"content-type")
             scope["forecast_key"] = (caller.workspace_id, match[1], scope["method"], scope["query_string"], forms, body)
         response = None
         if "fastapi.telemetry" not in scope:  # where requests are traced, the span is the route's
-            response = await self._answer(scope, match[1], caller, headers, body)
+            response = await answer_in_front(self._answer(scope, match[1], caller, headers, body), scope)
         if response is None:
             await self.app(scope, receive, send)
             return
@@ -113,21 +112,4 @@ class Door:
             key=None if asked.context is not None else key,
             stamp=stamp,
         )
-        try:
-            return respond(Reply(await engine.answer(wanted), JSON, if_none_match))
-        except EngramError as error:
-            if error.status >= 500:
-                log.error("problem", slug=error.slug, detail=error.detail, exc_info=error)
-            return to_response(error, path=scope["path"], request_id=scope["request_id"])
-        except DATABASE_AWAY as error:
-            return to_response(from_database(error), path=scope["path"], request_id=scope["request_id"])
-
-
-def _replay(message: Message, receive: Receive) -> Receive:
-    """What was received, once more, and then what comes."""
-    waiting = [message]
-
-    async def receive_again() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return receive_again
+        return respond(Reply(await engine.answer(wanted), JSON, if_none_match))

@@ -1,7 +1,7 @@
-"""Where an API process predicts: on its loop what is small and remembered, on one thread all else.
+"""Where an API process predicts: on its loop what is small and read at a glance, on one thread all else.
 
-A request for which nothing has to be read is answered with all others that came in the same turn of the loop: compiled code takes a tenth
-of a millisecond for a series, less than two threads need to hand it over. The thread works at once when it is idle, and gathers what
+A request for which next to nothing has to be read is answered with all others that came in the same turn of the loop: compiled code takes a
+tenth of a millisecond for a series, SQLite less for its last values, and two threads need more to hand it over. The thread works at once when it is idle, and gathers what
 comes while it works: one snapshot of the database and one call of the model for each version; a large request goes slice by slice,
 and small ones pass between two slices. No request waits for a timer.
 """
@@ -97,12 +97,12 @@ class Engine:
             self._queue.put(wanted)
 
     def _answer_here(self, gathered: Sequence[Wanted]) -> Replies | None:
-        """None if something has to be read or loaded for it, or is being, or if it is much work."""
+        """None if more than a glance has to be read for it, or something loaded, or is being, or if it is much work."""
         if sum(wanted.series for wanted in gathered) > SLICE or not self._reading.acquire(blocking=False):
             return None
         replies: Replies = []
         try:
-            tasks = self._reader.read_remembered(gathered, replies)
+            tasks = self._reader.read_at_a_glance(gathered, replies)
         finally:
             self._reading.release()
         if tasks is None:

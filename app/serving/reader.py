@@ -6,13 +6,13 @@ committed since, or by the revision of the series.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.database import Database, NotAtAGlanceError
 from app.datasets import service as datasets
 from app.datasets.store import SeriesRow
 from app.registry import service as registry
@@ -51,17 +51,6 @@ class Stamped(Generic[V]):
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
         self._known[key] = stamp, value
-
-
-class NotRememberedError(Exception):
-    """Something has to be read."""
-
-
-class Forgotten:
-    """Stands where a session would, and tells who asks it for anything that it has to be read."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise NotRememberedError(name)
 
 
 @dataclass(slots=True)
@@ -103,11 +92,12 @@ class Reader:
         with self._database.read() as session:  # which takes no connection before its first statement
             return self._read(session, gathered, replies)
 
-    def read_remembered(self, gathered: Sequence[Wanted], replies: Replies) -> list[Task] | None:
-        """The same, if nothing has to be asked of the database, nothing loaded, and compiled code is to predict; else None."""
+    def read_at_a_glance(self, gathered: Sequence[Wanted], replies: Replies) -> list[Task] | None:
+        """The same, if little has to be asked of the database, nothing loaded, and compiled code is to predict; else None."""
         try:
-            tasks = self._read(cast(Session, Forgotten()), gathered, replies)
-        except NotRememberedError:
+            with self._database.glance() as glance:
+                tasks = self._read(cast(Session, glance), gathered, replies)
+        except NotAtAGlanceError:
             return None
         return tasks if all(task.forecaster.is_compiled for task in tasks if len(task)) else None
 
@@ -116,7 +106,7 @@ class Reader:
         for wanted in gathered:
             try:
                 drafts.append(Draft(wanted, self._resolve(session, wanted)))
-            except NotRememberedError:
+            except NotAtAGlanceError:
                 raise
             except Exception as error:  # noqa: BLE001 - of this request, and not of the others
                 replies.append((wanted, error))
@@ -238,7 +228,7 @@ def _sift(drafts: Sequence[Draft], replies: Replies, step: Callable[[Draft], Non
     for draft in drafts:
         try:
             step(draft)
-        except NotRememberedError:
+        except NotAtAGlanceError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, its request is told
             replies.append((draft.wanted, error))

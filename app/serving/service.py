@@ -4,7 +4,6 @@ row becomes an object: this is read for every forecast."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -27,6 +26,7 @@ from app.errors import (
 from app.registry import service as registry
 from app.serving.schemas import ContextInput, ForecastInput
 from app.settings import Settings
+from app.statements import Rows, Statement
 from app.tables import Alias, Dataset, Model, Training, Version
 
 MEDIAN = 0.5
@@ -85,15 +85,20 @@ class Contexts:
 
 @dataclass(frozen=True)
 class Forecasts:
-    """B forecasts: `steps` int64 [B, H] after each cutoff, `median` float64 [B, H], `quantiles` float64 [B, H, Q]."""
+    """B forecasts: `median` float64 [B, H], `quantiles` float64 [B, H, Q]."""
 
     target: Target
     names: list[str]
     cutoffs: np.ndarray
-    steps: np.ndarray
     median: np.ndarray
     quantiles: np.ndarray
     warnings: list[list[str]]
+
+    @property
+    def steps(self) -> np.ndarray:
+        """int64 [B, H] after each cutoff."""
+        steps: np.ndarray = self.cutoffs[:, None] + np.arange(1, self.target.horizon + 1)
+        return steps
 
 
 _SERVING = (
@@ -105,26 +110,30 @@ _SERVING = (
     .where(Model.workspace_id == sa.bindparam("workspace_id"), Model.name == sa.bindparam("model"))
 )
 _OF_VERSION = Version.model_id == Model.id
-_BY_NUMBER = _SERVING.join(Version, sa.and_(_OF_VERSION, Version.number == sa.bindparam("wanted"))).join(
-    Dataset, Dataset.id == Version.dataset_id
+_BY_NUMBER = Statement(
+    lambda _: _SERVING.join(Version, sa.and_(_OF_VERSION, Version.number == sa.bindparam("wanted"))).join(
+        Dataset, Dataset.id == Version.dataset_id
+    )
 )
-_BY_ALIAS = (
-    _SERVING.join(Alias, sa.and_(Alias.model_id == Model.id, Alias.name == sa.bindparam("wanted")))
-    .join(Version, Version.id == Alias.version_id)
-    .join(Dataset, Dataset.id == Version.dataset_id)
+_BY_ALIAS = Statement(
+    lambda _: (
+        _SERVING.join(Alias, sa.and_(Alias.model_id == Model.id, Alias.name == sa.bindparam("wanted")))
+        .join(Version, Version.id == Alias.version_id)
+        .join(Dataset, Dataset.id == Version.dataset_id)
+    )
 )
 
 
 def find_serving(session: Session, workspace_id: int, model: str, wanted: int | str | None) -> Serving:
     """What `wanted` (a number, an alias, or None: what serves) is now, with one SELECT. Raises NotFound and NoTrainedVersion."""
     alias = registry.CHAMPION if wanted is None else wanted
-    row: Any = None
+    rows: Rows = ()
     if isinstance(alias, int) or registry.ALIAS.fullmatch(alias):
         statement = _BY_NUMBER if isinstance(alias, int) else _BY_ALIAS
-        row = session.execute(statement, {"workspace_id": workspace_id, "model": model, "wanted": alias}).one_or_none()
-    if row is None:
+        rows = statement.rows(session, workspace_id=workspace_id, model=model, wanted=alias)
+    if not rows:
         raise _explain_absence(session, workspace_id, model, wanted)
-    model_id, version_id, number, dataset_id, dataset, freq, phase_us, time_zone = row
+    model_id, version_id, number, dataset_id, dataset, freq, phase_us, time_zone = rows[0]
     if freq is None or phase_us is None:
         raise FreqUndetermined(f"dataset {dataset!r} has no observations, so its timestamps have no grid", dataset=dataset)
     return Serving(model_id, version_id, number, dataset_id, dataset, Grid(freq, phase_us, time_zone))
@@ -200,25 +209,24 @@ def check_known(target: Target, rows: Sequence[SeriesRow], known: Sequence[bool]
 
 def join(pages: Sequence[Forecasts]) -> Forecasts:
     """Pages end to end."""
-    cutoffs, steps, median, quantiles = (
-        np.concatenate([getattr(page, part) for page in pages]) for part in ("cutoffs", "steps", "median", "quantiles")
+    cutoffs, median, quantiles = (
+        np.concatenate([getattr(page, part) for page in pages]) for part in ("cutoffs", "median", "quantiles")
     )
     names = [name for page in pages for name in page.names]
     warnings = [each for page in pages for each in page.warnings]
-    return Forecasts(pages[0].target, names, cutoffs, steps, median, quantiles, warnings)
+    return Forecasts(pages[0].target, names, cutoffs, median, quantiles, warnings)
 
 
 def lay_out(target: Target, contexts: Contexts, quantiles: np.ndarray) -> Forecasts:
     """Quantiles [B, H, Q] at `target.predicted_levels` as forecasts at those asked for."""
     levels = target.predicted_levels
-    kept = [levels.index(level) for level in target.quantile_levels]
+    kept = None if levels is target.quantile_levels else [levels.index(level) for level in target.quantile_levels]
     return Forecasts(
         target=target,
         names=contexts.names,
         cutoffs=contexts.cutoffs,
-        steps=contexts.cutoffs[:, None] + np.arange(1, target.horizon + 1),
         median=quantiles[:, :, levels.index(MEDIAN)],
-        quantiles=quantiles if len(kept) == len(levels) else quantiles[:, :, kept],
+        quantiles=quantiles if kept is None else quantiles[:, :, kept],
         warnings=_warn(target, contexts),
     )
 

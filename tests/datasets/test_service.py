@@ -8,6 +8,7 @@ from app.database import Database
 from app.datasets import ingest, service
 from app.datasets.chunks import NULL
 from app.datasets.observations import Observations
+from app.datasets.schemas import DatasetPut
 from app.errors import DatasetInUse, FreqUndetermined, NotFound
 from app.tables import Model, Version
 
@@ -34,8 +35,8 @@ def at_steps(series: dict[str, dict[int, float | None]]) -> Observations:
 
 def store(database: Database, series: dict[str, dict[int, float | None]], name: str = "a") -> int:
     with database.write() as session:
+        service.put_dataset(session, 1, name, DatasetPut(freq="step"))
         dataset = service.open_dataset(session, 1, name)
-        dataset.freq, dataset.phase_us = "step", 0
         ingest.upsert(session, dataset, at_steps(series), "replace", 10**7)
         session.commit()
         return dataset.id
@@ -170,7 +171,7 @@ def test_series_are_selected_by_name_and_prefix(database: Database) -> None:
 
 def test_an_empty_dataset_has_no_grid(database: Database) -> None:
     with database.write() as session:
-        dataset = service.open_dataset(session, 1, "a")
+        dataset, _ = service.put_dataset(session, 1, "a", DatasetPut())
         with pytest.raises(FreqUndetermined):
             service.grid_of(dataset)
         dataset.freq, dataset.phase_us = "h", 5

@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.database import Database
+from app.lstm.compiled import load_library
 from app.serving import engine
 from app.tables import Alias
 from app.training.execution import Executor
@@ -43,6 +44,24 @@ def test_whatever_breaks_on_the_loop_is_told_to_whoever_waits(
 
     monkeypatch.setattr(engine, "compute", break_down)
     assert client.post("/v1/models/air/forecasts", json=asked).status_code == 500
+
+
+def test_what_was_just_written_is_forecast_on_the_loop_where_that_reads_at_a_glance(
+    client: Client, executor: Executor, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.post_air()
+    client.train(executor, "air", dataset="air", horizon=6, **QUICK)
+    path, asked = "/v1/models/air/forecasts", {"series": ["air"]}
+    assert client.post(path, json=asked).status_code == 200
+    reader = client.app.state.engine._reader
+    if database.dialect != "sqlite" or load_library() is None:
+        pytest.skip("PostgreSQL is asked from the thread, and torch works there")
+    with monkeypatch.context() as patched:
+        patched.setattr(reader, "read", lambda *_: pytest.fail("the thread was asked"))
+        point = {"series": "air", "timestamp": "1961-01-01", "value": 450.0}
+        assert client.post("/v1/datasets/air/observations", json={"observations": [point]}).status_code == 200
+        answer = client.post(path, json=asked).json()
+        assert answer["forecasts"][0]["cutoff"] == "1961-01-01T00:00:00Z"
 
 
 def test_of_more_models_than_fit_none_is_loaded_again_unasked(client: Client, executor: Executor, database: Database) -> None:
