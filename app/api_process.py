@@ -1,5 +1,6 @@
 """The API process: uvicorn on an address, or on a socket that the supervisor has opened."""
 
+import ctypes
 import gc
 import os
 import signal
@@ -18,6 +19,8 @@ from app.tracing import configure_tracing
 
 COLLECTED_FROM = 10_000
 """New objects: a request makes some hundreds, hardly one of them in a circle."""
+M_ARENA_MAX = -8
+"""As in glibc's malloc.h."""
 CLOSING_SECONDS = 2.0
 """Of the grace time: what is left to close database and threads, once no request is waited for any more."""
 
@@ -38,8 +41,21 @@ class Server(uvicorn.Server):
         gc.set_threshold(COLLECTED_FROM)
 
 
+def share_free_memory() -> None:
+    """One pool of memory for all threads of this process; to be called before there are any.
+
+    glibc gives each thread a pool of its own, and what one of them has free no other thread gets: of 150,000 damaged requests 14 MiB were
+    left so, and it went on growing. Little is lost: the interpreter lets one thread at a time work, and so allocate. Other C libraries
+    have nothing like it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
+
+
 def run(settings: Settings, *, fd: int | None = None, lifeline: bool = False) -> None:
     """Serves until SIGTERM: no new connection is taken, requests under way are finished within the grace time."""
+    share_free_memory()
     configure_logging(settings, "api")
     configure_tracing("api")
     if lifeline:

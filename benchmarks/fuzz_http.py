@@ -1,17 +1,21 @@
-"""Damaged bodies through HTTP, to a service of its own: no answer may be a 5xx, and memory must stay flat. Linux only.
+"""Damaged bodies through HTTP, to a service of its own: no answer may be a 5xx, and memory must stay flat but for what the caches of the
+process take, which have a limit each. Linux only.
 
     python -m benchmarks.fuzz_http [--inputs 100000] [--first 0] [--kinds json,gzip,zstd] [--connections 8] [--seconds 3600] [--port 8350]
 
 `json` are bodies of eight routes, each damaged from whole ones of that route; `gzip` and `zstd` are tables of observations, packed and then
 damaged, or damaged and then packed, in turn. The connections are kept alive. Starts `engram serve` in a folder of its own with a dataset,
 a model, a key and small limits of a training, as benchmarks/conformance.py does, and prints for each kind: how many answers of each status,
-those that were a 5xx, connections that broke, and the memory of the API's process after a tenth, a half and all of the inputs.
+those that were a 5xx, connections that broke, and the memory of the API's process after a tenth, a half and all of the inputs, with how
+much of it its caches hold by their own count: of each training that succeeds on the way, a version is loaded, up to
+ENGRAM_FORECASTER_CACHE_BYTES. With a small value of it, memory must stay flat.
 """
 
 import argparse
 import gzip
 import http.client
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +25,7 @@ from collections import Counter
 from itertools import count
 from pathlib import Path
 
+import httpx
 import orjson
 import zstandard
 
@@ -29,6 +34,7 @@ from benchmarks.conformance import ROOT, SMALL, fill, make_key
 from benchmarks.mutations import make_samples, mutate
 
 PACK = {"gzip": gzip.compress, "zstd": zstandard.compress}
+CACHED = re.compile(r"^engram_(?:forecaster|answer)_cache_bytes (\S+)$", re.MULTILINE)
 MEASURED = 20
 """How often the memory is read in one kind."""
 OBSERVATIONS = make_samples()["json"]
@@ -75,7 +81,7 @@ def make_request(kind: str, number: int) -> tuple[str, str, bytes, dict[str, str
 
 
 def send_all(kind: str, options: argparse.Namespace, key: str, pid: int) -> None:
-    statuses, sizes, odd, broken = Counter[int](), list[int](), list[str](), list[str]()
+    statuses, sizes, odd, broken = Counter[int](), list[tuple[int, int]](), list[str](), list[str]()
     numbers, lock = count(options.first), threading.Lock()
     end, deadline = options.first + options.inputs, time.monotonic() + options.seconds
 
@@ -96,7 +102,7 @@ def send_all(kind: str, options: argparse.Namespace, key: str, pid: int) -> None
                 if answer.status >= 500:
                     odd.append(f"{number} {path} {answer.status} {told[:200]!r}")
                 if number % max(1, options.inputs // MEASURED) == 0:
-                    sizes.append(measure_bytes(pid))
+                    sizes.append((measure_bytes(pid), read_cached_bytes(options.port, key)))
 
     began = time.monotonic()
     threads = [threading.Thread(target=send) for _ in range(options.connections)]
@@ -104,18 +110,26 @@ def send_all(kind: str, options: argparse.Namespace, key: str, pid: int) -> None
         thread.start()
     for thread in threads:
         thread.join()
-    sizes.append(measure_bytes(pid))
-    memory = " -> ".join(f"{sizes[int(share * (len(sizes) - 1))] / 2**20:.0f}" for share in (0.1, 0.5, 1))
+    sizes.append((measure_bytes(pid), read_cached_bytes(options.port, key)))
+    shown = [sizes[int(share * (len(sizes) - 1))] for share in (0.1, 0.5, 1)]
+    memory, cached = (" -> ".join(f"{size / 2**20:.0f}" for size in column) for column in zip(*shown, strict=True))
     print(
         f"{kind} through HTTP: {statuses.total()} answers from input {options.first} on in {time.monotonic() - began:.0f} s, "
         f"{dict(sorted(statuses.items()))}; {len(odd)} were a 5xx {odd[:6]}; {len(broken)} connections broke {broken[:6]}; "
-        f"memory {memory} MiB",
+        f"memory {memory} MiB, of which caches hold {cached} MiB",
         flush=True,
     )
 
 
 def measure_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def read_cached_bytes(port: int, key: str) -> int:
+    """What the API's caches hold by their own count: loaded forecasters and finished answers."""
+    headers = {"Authorization": f"Bearer {key}"}
+    numbers = httpx.get(f"http://127.0.0.1:{port}/metrics", headers=headers, timeout=60).raise_for_status().text
+    return sum(int(float(size)) for size in CACHED.findall(numbers))
 
 
 def find_api(parent: int) -> int:
