@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -59,7 +59,9 @@ def serve(command: Sequence[str], port: int, path: str, folder: Path, **environm
     """A server in a process of its own, until it answers `path`."""
     with (folder / f"{port}.log").open("wb") as log:
         settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{folder}", **environment}
-        process = subprocess.Popen(command, cwd=folder, env={**os.environ, **settings}, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **settings}, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         for _ in range(600):
             try:
@@ -76,6 +78,8 @@ def serve(command: Sequence[str], port: int, path: str, folder: Path, **environm
             process.wait(15)
         except subprocess.TimeoutExpired:
             process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # processes of its own that it left behind
 
 
 def resident(pid: int) -> float:
