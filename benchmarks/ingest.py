@@ -90,6 +90,7 @@ def serve(database_url: str, folder: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "ENGRAM_DATABASE_URL": database_url, "ENGRAM_DATA_DIR": str(folder), "POLARS_MAX_THREADS": "1"}
+    environment["ENGRAM_MAX_JSON_BYTES"] = str(1 << 28)  # a million rows as JSON are more than a service takes by itself
     command = [
         sys.executable,
         "-m",
