@@ -259,7 +259,8 @@ class Gate:
         """Whether `caller`, identified a while ago, would still be let in: for answers that last."""
         if caller.key_id is None:
             return self._is_open(session)
-        return any(_is_usable(row[5], row[6]) for row in _FIND_BY_ID.rows(session, id=caller.key_id))
+        found = (_KeyRow(*row) for row in _FIND_BY_ID.rows(session, id=caller.key_id))
+        return any(_is_usable(row.revoked_at, row.expires_at) for row in found)
 
     def close(self) -> None:
         self._uses.close()
