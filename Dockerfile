@@ -14,7 +14,7 @@ COPY constraints.txt pyproject.toml ./
 # torch first and alone: it is nearly all of the image, and changes least. That index is asked for torch and for nothing else.
 ARG TORCH_INDEX_URL
 RUN torch="$(sed -n '/^torch==/p' constraints.txt)" \
- && if [ -n "$TORCH_INDEX_URL" ]; then /opt/engram/bin/pip install --no-deps --index-url "$TORCH_INDEX_URL" "$torch"; fi
+ && if [ -n "$TORCH_INDEX_URL" ]; then PIP_INDEX_URL="$TORCH_INDEX_URL" /opt/engram/bin/pip install --no-deps "$torch"; fi
 # then what pyproject.toml asks for, traces included, which OTEL_* variables switch on, in the versions of constraints.txt; a change of our code alone begins below this layer
 RUN /opt/engram/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['otel'], sep='\n')" > requirements.txt \
  && /opt/engram/bin/pip install --constraint constraints.txt --requirement requirements.txt setuptools
