@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.contract import JSON
 from app.datasets.storing import COMBINED_BYTES, Posted, store
 from app.idempotency import WITHOUT_KEY
-from app.middleware import replay
+from app.middleware import read_headers, replay
 from app.problems import answer_in_front
 from app.security import Caller
 
@@ -46,14 +46,14 @@ class PointsDoor:
 def _is_plain(scope: Scope) -> bool:
     """Where requests are traced, the span is the route's."""
     caller: Caller | None = scope.get("caller")
-    headers = dict(scope["headers"])
+    headers = read_headers(scope)
     return (
         caller is not None
         and caller.may("write")
         and not scope["query_string"]
-        and headers.get(b"content-type") == b"application/json"
-        and (b"content-length" in headers or b"transfer-encoding" in headers)
-        and b"idempotency-key" not in headers
+        and headers.get("content-type") == JSON
+        and ("content-length" in headers or "transfer-encoding" in headers)
+        and "idempotency-key" not in headers
         and "fastapi.telemetry" not in scope
     )
 

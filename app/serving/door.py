@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.contract import JSON
-from app.middleware import replay
+from app.middleware import read_headers, replay
 from app.problems import answer_in_front
 from app.security import Caller
 from app.serving.engine import Engine
@@ -23,8 +23,8 @@ from app.serving.wanted import Answer, Wanted
 PATH = re.compile(r"/v1/models/([a-z0-9][a-z0-9._-]{0,63})/forecasts")
 ROUTE = SimpleNamespace(path="/v1/models/{model}/forecasts")
 """What the numbers of requests are counted under."""
-PLAIN_TYPES = (b"application/json", b"")
-PLAIN_ACCEPTS = (b"*/*", b"application/json", b"")
+PLAIN_TYPES = ("application/json", "")
+PLAIN_ACCEPTS = ("*/*", "application/json", "")
 LARGEST_KEY_BYTES = 16_384
 """A larger request is not worth keeping its answer."""
 
@@ -65,14 +65,14 @@ class Door:
         if match is None or scope["method"] not in ("GET", "POST") or caller is None or not caller.may("predict"):
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        headers = read_headers(scope)
         body = b""
-        if scope["method"] == "POST" and (b"content-length" in headers or b"transfer-encoding" in headers):
+        if scope["method"] == "POST" and ("content-length" in headers or "transfer-encoding" in headers):
             message = await receive()  # PlainBody hands the whole body on as one
             body = message.get("body", b"")
             receive = replay(message, receive)
         if len(body) <= LARGEST_KEY_BYTES:
-            forms = headers.get(b"accept"), headers.get(b"content-type")
+            forms = headers.get("accept"), headers.get("content-type")
             scope["forecast_key"] = (caller.workspace_id, match[1], scope["method"], scope["query_string"], forms, body)
         response = None
         if "fastapi.telemetry" not in scope:  # where requests are traced, the span is the route's
@@ -83,18 +83,16 @@ class Door:
         scope["route"] = ROUTE
         await response(scope, receive, send)
 
-    async def _answer(
-        self, scope: Scope, model: str, caller: Caller, headers: dict[bytes, bytes], body: bytes
-    ) -> Response | None:
+    async def _answer(self, scope: Scope, model: str, caller: Caller, headers: dict[str, str], body: bytes) -> Response | None:
         """The response, None where the routes are to give it."""
         engine: Engine = scope["app"].state.engine
         key, stamp = scope.get("forecast_key"), scope.get("stamp")
-        if_none_match = headers.get(b"if-none-match", b"").decode("latin-1") or None
+        if_none_match = headers.get("if-none-match") or None
         if key is not None and (known := engine.recall(key, stamp)) is not None and known.next_cursor is None:
             return respond(Reply(known, JSON, if_none_match))
-        if body and b"content-type" not in headers:
+        if body and "content-type" not in headers:
             return None  # which the routes refuse, and may be nested as deep as it likes
-        is_plain = headers.get(b"content-type", b"") in PLAIN_TYPES and headers.get(b"accept", b"") in PLAIN_ACCEPTS
+        is_plain = headers.get("content-type", "") in PLAIN_TYPES and headers.get("accept", "") in PLAIN_ACCEPTS
         if not is_plain or scope["method"] != "POST" or scope["query_string"]:
             return None
         try:

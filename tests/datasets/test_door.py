@@ -83,6 +83,15 @@ def test_what_is_not_plain_goes_on_to_the_routes(client: Client, monkeypatch: py
         assert taken == ["d"] * is_plain, (path, headers)
 
 
+def test_of_several_content_types_the_first_holds_for_all(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a body that nobody measured as JSON would be read as JSON."""
+    monkeypatch.setattr(door, "store", None)
+    client.put("/v1/datasets/d", json={"freq": "h"})
+    twice = [("Content-Type", "text/csv"), ("Content-Type", "application/json")]
+    answer = client.post(PATH, content=b"series,timestamp,value\na,2024-01-01T00:00:00Z,5\n", headers=twice)
+    assert (answer.status_code, answer.json()["inserted"]) == (200, 1)
+
+
 def test_the_door_is_shut_to_keys_that_may_not_write(settings: Settings) -> None:
     settings = settings.model_copy(update={"key_pepper": Settings(key_pepper=PEPPER).key_pepper})
     with Client(settings) as client:
