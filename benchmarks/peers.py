@@ -12,7 +12,6 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -132,4 +131,4 @@ def take_turns(requests: list[bytes]) -> Requests:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

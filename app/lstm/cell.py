@@ -94,6 +94,7 @@ def choose_way(inputs: Tensor, activation: str) -> Callable[..., Tensor] | None:
 def run_by_torch(
     inputs: Tensor, from_input: Tensor, from_state: Tensor, bias: Tensor, activation: str, only_last: bool
 ) -> Tensor:
+    """What `choose_way` asks for, of any precision and on any device."""
     gates = nn.functional.linear(inputs, from_input, bias)  # [T, B, 4 hidden]
     if only_last and not torch.is_grad_enabled():
         return run_cell(gates, from_state, activation, None).unsqueeze(0)

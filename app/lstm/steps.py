@@ -16,13 +16,11 @@ def run_compiled(
     library: Library, inputs: Tensor, from_input: Tensor, from_state: Tensor, bias: Tensor, activation: str, only_last: bool
 ) -> Tensor:
     """What app/lstm/cell.py's `choose_way` asks for. Nothing is kept for a gradient where none is wanted."""
-    inputs = inputs.contiguous()
+    given = inputs.contiguous(), from_input, from_state, bias
     if torch.is_grad_enabled():
-        states: Tensor = CompiledLayer.apply(library, inputs, from_input, from_state, bias, activation, only_last)  # type: ignore[no-untyped-call]
+        states: Tensor = CompiledLayer.apply(library, activation, only_last, *given)  # type: ignore[no-untyped-call]
         return states
-    layer = CompiledSteps(
-        library, inputs, from_input, from_state, bias, activation, keeps_all=False, keeps_states=not only_last
-    )
+    layer = CompiledSteps(library, activation, *given, keeps_all=False, keeps_states=not only_last)
     return layer.states[..., : layer.hidden]
 
 
@@ -33,11 +31,11 @@ class CompiledSteps:
     def __init__(
         self,
         library: Library,
+        activation: str,
         inputs: Tensor,
         from_input: Tensor,
         from_state: Tensor,
         bias: Tensor,
-        activation: str,
         *,
         keeps_all: bool,
         keeps_states: bool,
@@ -70,18 +68,10 @@ class CompiledLayer(torch.autograd.Function):
     """`CompiledSteps` with its gradient; the weights' own are one matrix product each over all steps."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        library: Library,
-        inputs: Tensor,
-        from_input: Tensor,
-        from_state: Tensor,
-        bias: Tensor,
-        activation: str,
-        only_last: bool,
-    ) -> Tensor:
-        ctx.layer = CompiledSteps(library, inputs, from_input, from_state, bias, activation, keeps_all=True, keeps_states=True)
-        ctx.save_for_backward(inputs, from_input, from_state)  # of which autograd then knows when they were changed meanwhile
+    def forward(ctx: Any, library: Library, activation: str, only_last: bool, *given: Tensor) -> Tensor:
+        """`given`: inputs, from_input, from_state, bias."""
+        ctx.layer = CompiledSteps(library, activation, *given, keeps_all=True, keeps_states=True)
+        ctx.save_for_backward(*given[:3])  # of which autograd then knows when they were changed meanwhile
         states: Tensor = ctx.layer.states[-1:] if only_last else ctx.layer.states
         return states[..., : ctx.layer.hidden]
 
@@ -98,7 +88,8 @@ class CompiledLayer(torch.autograd.Function):
         by_input = (by_gates.T @ inputs.view(T * B, features)).view(4, padded, features)[:, :hidden]
         by_bias = by_gates.sum(0).view(4, padded)[:, :hidden]
         by_inputs = None
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[3]:
             plain = by_gates.view(T * B, 4, padded)[..., :hidden].reshape(T * B, 4 * hidden)
             by_inputs = (plain @ from_input).view(T, B, features)
-        return None, by_inputs, by_input.reshape_as(from_input), by_state.reshape(-1, hidden), by_bias.reshape(-1), None, None
+        by_weights = by_input.reshape_as(from_input), by_state.reshape(-1, hidden), by_bias.reshape(-1)
+        return None, None, None, by_inputs, *by_weights
