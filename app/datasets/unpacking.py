@@ -1,8 +1,8 @@
 """Parquet and Arrow -> a DataFrame, unpacked in a process of its own.
 
 A damaged table can make its reader allocate without bound or abort, which would take the whole service with it, and a small one
-can unpack to more than memory holds; a Python exception is only one of the things that may happen. Starting the process costs a
-quarter of a second.
+can unpack to more than memory holds; a Python exception is only one of the things that may happen. Loading the reader costs a
+quarter of a second: one process has it loaded, and forks a child for each table.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,64 @@ from app.errors import InvalidObservations
 from app.frames import pl
 
 PROCESS = Path(__file__).with_name("unpacking_process.py")
+WORDS_BYTES = 256
+"""As in unpacking_process.py."""
 MAX_PROCESSES = 2
 """How many tables one API process has unpacked at once; more wait."""
 
 _PLACES = threading.BoundedSemaphore(MAX_PROCESSES)
+
+
+class ParentGoneError(Exception):
+    """The process that forks the children has ended: it does so when no table came for a while."""
+
+
+class Parent:
+    """The process that has the reader loaded; started with the first table, and anew where it has ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def fork(self, kind: str, max_bytes: int, max_seconds: float) -> socket.socket:
+        """The connection to a child that unpacks one table. Raises ParentGoneError."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                with self._lock:
+                    control = self._control or self._start()
+                    words = json.dumps({"kind": kind, "max_bytes": max_bytes, "max_seconds": max_seconds})
+                    socket.send_fds(control, [words.encode().ljust(WORDS_BYTES)], [theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                raise ParentGoneError from error
+        if not ours.recv(1):  # nobody else has the other end any more
+            ours.close()
+            raise ParentGoneError
+        return ours
+
+    def end(self) -> None:
+        """Those that fork fail; children at work go on."""
+        with self._lock:
+            if self._process is not None and self._control is not None:
+                self._control.close()
+                self._process.wait()
+            self._process = self._control = None
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-I", str(PROCESS)]
+            environment = {**os.environ, "POLARS_MAX_THREADS": str(pl.thread_pool_size())}
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter and our own file
+                command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+            )
+        self._control = ours
+        return ours
+
+
+_PARENT = Parent()
 
 
 def unpack(
@@ -38,41 +93,39 @@ def unpack(
 ) -> pl.DataFrame:
     """The columns that `choose` picks, told all names and the number of rows. Raises InvalidObservations, and what `choose` raises.
 
-    The process may have `max_bytes` of memory and take `max_seconds`; a table that needs more is refused.
+    The child may have `max_bytes` of memory and take `max_seconds`; a table that needs more is refused.
     """
-    command = [sys.executable, "-I", str(PROCESS), kind, str(max_bytes)]
-    environment = {**os.environ, "POLARS_MAX_THREADS": str(pl.thread_pool_size())}
-    with (
-        _PLACES,
-        subprocess.Popen(  # noqa: S603 - this interpreter, our own file, and two words of ours
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-        ) as process,
-    ):
-        watch = threading.Timer(max_seconds, process.kill)
-        watch.start()
+    with _PLACES:
         try:
-            return _converse(process, body, choose)
-        finally:
-            watch.cancel()
-            process.kill()
+            child = _PARENT.fork(kind, max_bytes, max_seconds)
+        except ParentGoneError:
+            _PARENT.end()
+            child = _PARENT.fork(kind, max_bytes, max_seconds)
+        with closing(child), child.makefile("rwb") as stream:
+            return _converse(stream, body, choose)
 
 
-def _converse(process: subprocess.Popen[bytes], body: bytes, choose: Callable[[list[str], int], list[str]]) -> pl.DataFrame:
-    if process.stdin is None or process.stdout is None:
-        raise TypeError("the process was started without pipes")
-    _send(process.stdin, len(body).to_bytes(8, "big") + body)
-    about = _read_json(process.stdout.readline())
-    _send(process.stdin, json.dumps(choose(about["columns"], about["rows"])).encode() + b"\n")
-    unpacked = process.stdout.read()
+def _converse(stream: io.BufferedRWPair, body: bytes, choose: Callable[[list[str], int], list[str]]) -> pl.DataFrame:
+    _send(stream, len(body).to_bytes(8, "big") + body)
+    about = _read_json(_read(stream.readline))
+    _send(stream, json.dumps(choose(about["columns"], about["rows"])).encode() + b"\n")
+    unpacked = _read(stream.read)
     if not unpacked or unpacked.startswith(b"{"):
         raise _refuse(_read_json(unpacked)["error"])
     return pl.read_ipc_stream(io.BytesIO(unpacked))
 
 
-def _send(pipe: Any, data: bytes) -> None:
-    with suppress(BrokenPipeError):  # it has ended: what it said, or did not, tells why
-        pipe.write(data)
-        pipe.flush()
+def _send(stream: io.BufferedRWPair, data: bytes) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: what it said, or did not, tells why
+        stream.write(data)
+        stream.flush()
+
+
+def _read(read: Callable[[], bytes]) -> bytes:
+    try:
+        return read()
+    except ConnectionResetError:  # it ended with something of ours unread
+        return b""
 
 
 def _read_json(line: bytes) -> dict[str, Any]:

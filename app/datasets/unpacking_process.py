@@ -1,43 +1,79 @@
-"""The process that unpacks one binary table, run as a script by unpacking.py. Standard library and polars only: it must start fast.
+"""The process that unpacks binary tables, run as a script by unpacking.py. Standard library and polars only: it must start fast.
 
-    argv "parquet" or "arrow", and the bytes of memory that it may have
+It has polars loaded and forks a child for each table, so that whatever a table does to its reader ends with that child.
+
+    stdin   for each table a socket, along with 256 bytes: {"kind": "parquet" or "arrow", "max_bytes", "max_seconds"}, filled up with blanks
+
+Over that socket goes
+
+    out  one byte: the child is there
     in   8 bytes: the length of the table; the table; then, once the answer is out, a line of JSON: the columns to read
     out  a line of JSON: {"columns": [...], "rows": n} or {"error": "..."}; then an Arrow stream of those columns, or nothing
 
-Its memory is limited, where the system can do that: a small table may unpack to more than the machine has.
+A child's memory is limited, where the system can do that: a small table may unpack to more than the machine has. The kernel ends it
+when its time is over.
 """
 
 import io
 import json
-import sys
+import os
+import signal
+import socket
 from contextlib import suppress
 
 import polars as pl
 
+WORDS_BYTES = 256
+IDLE_SECONDS = 300.0
+"""After which the process ends if no table came."""
+
 
 def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the children
+    with socket.socket(fileno=0) as control:
+        control.settimeout(IDLE_SECONDS)
+        with suppress(TimeoutError):
+            while True:
+                words, descriptors, _, _ = socket.recv_fds(control, WORDS_BYTES, 1)
+                if not words:
+                    return  # the service has ended
+                with socket.socket(fileno=descriptors[0]) as connection:
+                    if os.fork() == 0:
+                        control.close()
+                        serve(connection, **json.loads(words))
+                        os._exit(0)
+
+
+def serve(connection: socket.socket, kind: str, max_bytes: int, max_seconds: float) -> None:
+    connection.sendall(b"+")
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, max_seconds)
     with suppress(ImportError, OSError, ValueError):
         import resource
 
-        most = int(sys.argv[2])
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    body = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(sys.stdin.buffer.read(8), "big")))
+        resource.setrlimit(resource.RLIMIT_AS, (max_bytes, max_bytes))
+    with suppress(OSError), connection.makefile("rwb") as stream:
+        unpack(kind, stream)
+
+
+def unpack(kind: str, stream: io.BufferedRWPair) -> None:
     try:
-        table = pl.scan_parquet(body) if sys.argv[1] == "parquet" else pl.read_ipc_stream(body).lazy()
+        body = io.BytesIO(stream.read(int.from_bytes(stream.read(8), "big")))
+        table = pl.scan_parquet(body) if kind == "parquet" else pl.read_ipc_stream(body).lazy()
         columns, rows = table.collect_schema().names(), table.select(pl.len()).collect().item()
-        answer(json.dumps({"columns": columns, "rows": rows}).encode() + b"\n")
-        chosen = json.loads(sys.stdin.buffer.readline())
+        answer(stream, json.dumps({"columns": columns, "rows": rows}).encode() + b"\n")
+        chosen = json.loads(stream.readline())
         unpacked = io.BytesIO()
         table.select(chosen).collect().write_ipc_stream(unpacked)
     except Exception as error:  # noqa: BLE001 - whatever a damaged table raises is the sender's matter
-        answer(json.dumps({"error": str(error).split("\n")[0][:200]}).encode() + b"\n")
+        answer(stream, json.dumps({"error": str(error).split("\n")[0][:200]}).encode() + b"\n")
     else:
-        answer(unpacked.getbuffer())
+        answer(stream, unpacked.getbuffer())
 
 
-def answer(data: bytes | memoryview) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+def answer(stream: io.BufferedRWPair, data: bytes | memoryview) -> None:
+    stream.write(data)
+    stream.flush()
 
 
 if __name__ == "__main__":

@@ -80,6 +80,17 @@ class Steps(ctypes.Structure):
     )
 
 
+class Pinball(ctypes.Structure):
+    _fields_ = (
+        *((name, LONG) for name in ("rows", "horizon", "bases", "quantiles", "middle")),
+        ("widest", REAL),
+        *(
+            (name, ADDRESS)
+            for name in ("out", "forecasts", "logits", "shift", "gaps", "target", "observed", "levels", "by_out")
+        ),
+    )
+
+
 @dataclass(frozen=True)
 class Library:
     """The functions of app/lstm/native/engine.h, of the kind that this processor runs fastest."""
@@ -88,11 +99,13 @@ class Library:
     count_preparing_room: Callable[..., int]
     count_room: Callable[..., int]
     count_step_room: Callable[..., int]
+    count_pinball_room: Callable[..., int]
     fit_bases: Callable[..., None]
     prepare_windows: Callable[..., None]
     forecast: Callable[..., None]
     run_steps: Callable[..., None]
     run_steps_back: Callable[..., None]
+    run_pinball: Callable[..., float]
 
 
 @cache
@@ -118,6 +131,8 @@ def choose_kind(library: ctypes.CDLL, kind: str) -> Library:
     functions["forecast"].argtypes = [ADDRESS, LONG, LONG, *[ADDRESS] * 3]
     functions["run_steps"].argtypes = [ADDRESS, ADDRESS]
     functions["run_steps_back"].argtypes = [ADDRESS, *[ADDRESS] * 3]
+    functions["run_pinball"].argtypes = [ADDRESS, ADDRESS]
+    functions["run_pinball"].restype = DOUBLE
     return Library(**functions)
 
 

@@ -44,14 +44,23 @@ class Network(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """-> quantiles [B, H, Q] in the window's units, ordered along Q by construction."""
-        H, K, Q = self.shape
+        return self.answer(self.read(inputs), inputs)
+
+    def read(self, inputs: Inputs) -> Tensor:
+        """All that is learned: -> the last layer, [B, H * (K + Q + 1)]."""
         B, L = inputs.window.shape
         lead = -L % self.patch
         window = nn.functional.pad(inputs.window, (lead, 0)).view(B, -1, self.patch)  # [B, P, patch]
         mask = nn.functional.pad(inputs.mask, (lead, 0)).view(B, -1, self.patch)  # [B, P, patch]
         state = find_last_state(self.lstm, torch.cat([window, mask], -1), "tanh")  # [B, hidden]
         head = self.head(torch.cat([state, inputs.window, inputs.features], -1))  # [B, 2 * hidden]
-        out = self.out(head)  # [B, H * (K + Q + 1)]
+        out: Tensor = self.out(head)
+        return out
+
+    def answer(self, out: Tensor, inputs: Inputs) -> Tensor:
+        """What the last layer says of the forecasts: -> quantiles [B, H, Q]. A training's steps do it by compiled code
+        (app/lstm/objective.py)."""
+        (H, K, Q), B = self.shape, len(out)
         logits, rest, trust = torch.split(out, [H * K, H * Q, H], -1)
         rest = rest.view(B, H, Q)  # [B, H, Q]
         trust = 1 + trust  # [B, H], in the prior

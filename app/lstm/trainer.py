@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from app.errors import TrainingDiverged
 from app.lstm.architectures import AnyPreparation, build_network
 from app.lstm.config import Config
-from app.lstm.device import lower_precision
 from app.lstm.inputs import Inputs
 from app.lstm.losses import Loss, make_loss
+from app.lstm.objective import make_objective
 from app.lstm.optimizer import Optimizer, clip_gradient, measure_gradient
 from app.lstm.state import LoopState
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
@@ -105,6 +105,7 @@ def _train(
 ) -> None:
     device = next(network.parameters()).device
     measure = make_loss(config.loss, config.quantile_levels, device)
+    lower = make_objective(network, measure, config, device)
     parameters = list(network.parameters())
     optimizer = Optimizer(parameters, config.optimizer, config.weight_decay)
     textbook = config.is_textbook
@@ -115,9 +116,7 @@ def _train(
     every = max(1, steps // (TEXTBOOK_CHECKS if textbook else CHECKS))
     for step, (inputs, target, observed) in enumerate(batches, start=begun + 1):
         rate = peak if textbook else peak * schedule(step, steps)
-        with lower_precision(config.precision, device):
-            output = network(inputs)
-        loss = measure(output.float(), target, observed)
+        loss = lower(inputs, target, observed)
         if config.l1:
             loss = loss + config.l1 * torch.stack([weights.abs().sum() for weights in network.parameters()]).sum()
         optimizer.clear()
@@ -180,12 +179,15 @@ def draw_batches(
 
     The first `skip` batches are gone through, for the sake of those behind them, and not prepared.
     """
+    if config.bases == "linear":
+        yield from draw_fresh(windows, prepare, config, rng, skip=skip)
+        return
     small = len(windows) <= BLOCK
     block = None
     while True:
         numbers = np.arange(len(windows)) if small else rng.integers(len(windows), size=BLOCK)
         block = block if small else None
-        for _ in range(1 if config.bases == "linear" else PASSES):
+        for _ in range(PASSES):
             order = torch.from_numpy(rng.permutation(len(numbers))).to(prepare.device)
             for rows in torch.split(order, config.batch_size):
                 if skip:
@@ -194,6 +196,22 @@ def draw_batches(
                 block = draw_block(windows.series, windows.cutoffs(numbers), prepare) if block is None else block
                 inputs, target, observed = block
                 yield inputs[rows], target[rows], observed[rows]
+
+
+def draw_fresh(
+    windows: TrainingWindows, prepare: AnyPreparation, config: Config, rng: np.random.Generator, *, skip: int
+) -> Iterator[Block]:
+    """The same of windows that are cheap to prepare and more than can be learned: each is drawn for one step."""
+    at_once = max(1, PREPARED // config.batch_size)
+    while True:
+        numbers = rng.integers(len(windows), size=at_once * config.batch_size)
+        passed, skip = min(skip, at_once), max(0, skip - at_once)
+        if passed == at_once:
+            continue
+        inputs, target, observed = draw_block(windows.series, windows.cutoffs(numbers), prepare)
+        for at in range(passed * config.batch_size, len(numbers), config.batch_size):
+            batch = slice(at, at + config.batch_size)
+            yield inputs[batch], target[batch], observed[batch]
 
 
 def draw_epochs(

@@ -2,14 +2,19 @@
 
 import gzip
 import io
+import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
 from app import contract
-from app.datasets import formats
+from app.datasets import formats, unpacking
 from app.datasets.bounds import Bounds
 from app.datasets.columns import ColumnOptions
 from app.errors import BodyTooLarge, InvalidObservations
@@ -85,7 +90,7 @@ def test_what_a_table_unpacks_to_is_bounded_in_memory_and_in_time() -> None:
         read(bomb, contract.PARQUET, unpacking_bytes=2**30)
     body = pack(FRAME, contract.PARQUET)
     with pytest.raises(InvalidObservations, match="memory or time"):
-        read(body, contract.PARQUET, unpacking_seconds=0.01)
+        read(body, contract.PARQUET, unpacking_seconds=1e-4)
 
 
 def test_the_settings_reach_the_requests(settings: Settings) -> None:
@@ -102,3 +107,43 @@ def test_the_settings_reach_the_requests(settings: Settings) -> None:
                 )
                 assert (answer.status_code, answer.json()["type"]) == (413, "/problems/body-too-large")
                 assert answer.json()[fact] in limits.values()
+
+
+def test_a_table_is_unpacked_though_the_process_that_forks_was_killed() -> None:
+    body = pack(FRAME, contract.PARQUET)
+    assert read(body, contract.PARQUET) == ROWS
+    parent = unpacking._PARENT._process
+    assert parent is not None
+    assert read(body, contract.PARQUET) == ROWS
+    assert unpacking._PARENT._process is parent  # the second table's child came from the same
+    parent.kill()
+    assert read(body, contract.PARQUET) == ROWS
+    assert unpacking._PARENT._process is not parent
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked at in /proc")
+def test_no_process_is_left_of_a_service_that_was_killed() -> None:
+    code = """
+import os, signal
+from app.datasets import unpacking
+child = unpacking._PARENT.fork("parquet", 2**32, 60.0)
+print(unpacking._PARENT._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 20
+    while is_left(done.stdout.strip()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_left(done.stdout.strip())
+
+
+def is_left(parent: str) -> bool:
+    """Whether the process of that number, or one that it forked, still runs."""
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            number, _, rest = place.read_text().partition(" ")
+            state, forked_by = rest.rpartition(")")[2].split()[:2]
+            if parent in (number, forked_by) and state != "Z":
+                return True
+    return False

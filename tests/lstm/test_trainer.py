@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from app.lstm.config import Request
 from app.lstm.inputs import Preparation
 from app.lstm.losses import pinball
 from app.lstm.prior import load_prior
-from app.lstm.trainer import draw_block, schedule, train_network
+from app.lstm.trainer import draw_batches, draw_block, schedule, train_network
 from app.lstm.windows import Series, TrainingWindows
 
 
@@ -64,6 +65,24 @@ def test_values_after_a_window_do_not_move_its_inputs(seasonal):
     b, _ = prepare(changed[None, :60])
     assert torch.equal(a.window, b.window)
     assert torch.equal(a.features, b.features)
+
+
+def test_of_linear_forecasts_each_window_is_drawn_for_one_step_and_a_later_start_draws_the_same(monthly):
+    windows, _, config = setup(monthly)
+    config = replace(config, bases="linear", history_length=config.context_length, batch_size=200)
+    prepare = Preparation(config, load_prior(), torch.device("cpu"))
+
+    def draw(skip):
+        return draw_batches(windows, prepare, config, np.random.default_rng(0), skip=skip)
+
+    whole = [target for _, (_, target, _) in zip(range(7), draw(0), strict=False)]
+    assert all(len(target) == 200 for target in whole)
+    assert not any(torch.equal(one, other) for one, other in pairwise(whole))
+    for skip in (1, 2, 3, 6):
+        inputs, target, observed = next(draw(skip))
+        assert torch.equal(target, whole[skip])
+        assert inputs.window.shape == (200, config.context_length)
+        assert observed.shape == target.shape
 
 
 def test_the_best_of_what_was_held_out_stays(monthly):

@@ -3,6 +3,7 @@
 #define KIND any
 #include "fitted.c"
 #include "forecast.c"
+#include "pinball.c"
 #include "steps.c"
 
 int has_avx2(void)

@@ -9,6 +9,7 @@
 #define KIND avx2
 #include "fitted.c"
 #include "forecast.c"
+#include "pinball.c"
 #include "steps.c"
 #ifdef __clang__
 #pragma clang attribute pop

@@ -71,6 +71,18 @@ typedef struct {
     float *states;                                          /* [steps or 1, rows, padded]: h */
 } Steps;
 
+/* A batch of a training, and what the net's last layer made of it: app/lstm/network.py, losses.py. */
+typedef struct {
+    long rows, horizon, bases, quantiles, middle; /* middle: place of the median among the quantiles */
+    float widest;
+    const float *out;                             /* [rows, horizon * (bases + quantiles + 1)] */
+    const float *forecasts, *logits;              /* [rows, horizon, bases] */
+    const float *shift, *gaps;                    /* [rows, horizon], [rows, horizon, quantiles - 1] */
+    const float *target, *observed;               /* [rows, horizon]; observed: what each counts, 0 where it was not */
+    const float *levels;                          /* [quantiles] */
+    float *by_out;                                /* like out: the loss's gradient by it is written here */
+} Pinball;
+
 /* Each function is compiled twice, with and without AVX2 and FMA (avx2.c, any.c), and bears the name of its kind. */
 #define JOIN(name, kind) name##_##kind
 #define EXPAND(name, kind) JOIN(name, kind)
@@ -81,6 +93,7 @@ long NAME(count_fitting_room)(const Fitting *plan);
 long NAME(count_preparing_room)(const Preparation *windows);
 long NAME(count_room)(const Model *model);
 long NAME(count_step_room)(const Steps *layer);
+long NAME(count_pinball_room)(const Pinball *batch);
 
 /* window, mask [rows, length] without gaps; loc, scale, log [rows] -> forecasts [rows, horizon, width], of which the first
    seasons * kinds of each `width` are written, errors [rows, width] likewise. */
@@ -102,6 +115,9 @@ void NAME(run_steps)(const Steps *layer, float *room);
 
 /* What was kept, and the loss's gradient by every h [steps, rows, padded] -> by the gates before activation [steps, rows, 4 * padded]. */
 void NAME(run_steps_back)(const Steps *layer, const float *by_states, float *by_gates, float *room);
+
+/* The loss; its gradient is written where the struct says. */
+double NAME(run_pinball)(const Pinball *batch, float *room);
 
 #define INLINE static inline __attribute__((always_inline))
 #define SIDE_BY_SIDE _Pragma("omp simd")
