@@ -31,6 +31,37 @@ def make_protocol(settings: Settings) -> type[asyncio.Protocol]:
     return Limited
 
 
+class Gathering:
+    """A transport that sends the head of an answer and its body, which uvicorn writes one after the other, with one system call: what is
+    written first waits for what is written next, at most until the end of this turn of the loop."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+        self.is_closing = transport.is_closing  # asked often: not by way of __getattr__
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held + data)
+        else:
+            self._held = data
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's own, with limits. `is_head` is while a request's head is under way: from the first moment on, and between two requests
     from the first byte of the next on (before it, uvicorn's keep-alive timeout counts)."""
@@ -45,7 +76,7 @@ class Connection(HttpToolsProtocol):
         self.silence: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Gathering(transport, self.loop))  # type: ignore[arg-type]
         if len(self.connections) > self.limits.max_connections:
             self._refuse(
                 TooManyConnections("the service holds as many connections as it may; try again shortly", retry_after=5)

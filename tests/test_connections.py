@@ -1,5 +1,6 @@
 """The server itself, on a socket: heads that are too large, too slow or meant to be read in two ways, and clients that take nothing."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 import uvicorn
 
 import migrations
-from app.connections import make_protocol
+from app.connections import Gathering, make_protocol
 from app.database import Database
 from app.main import create_app
 from app.settings import Settings
@@ -159,3 +160,46 @@ def test_what_two_servers_would_read_in_two_ways_is_refused(address: tuple[str, 
     assert heard.startswith(b"HTTP/1.1 400 "), heard[:300]
     assert heard.count(b"HTTP/1.1 ") == 1
     assert b"smuggled" not in heard
+
+
+class Recorder:
+    """What a transport was asked to do."""
+
+    def __init__(self) -> None:
+        self.done: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        self.done.append(data)
+
+    def close(self) -> None:
+        self.done.append("closed")
+
+    def is_closing(self) -> bool:
+        return "closed" in self.done
+
+    def get_extra_info(self, name: str) -> str:
+        return name
+
+
+def test_head_and_body_go_out_together_and_a_head_alone_with_the_turn_of_the_loop() -> None:
+    async def run() -> list[bytes | str]:
+        recorder = Recorder()
+        transport = Gathering(recorder, asyncio.get_running_loop())
+        for body in (b"one", b"two"):
+            transport.write(b"head ")
+            transport.write(body)
+        transport.write(b"head of a stream")
+        assert recorder.done == [b"head one", b"head two"]
+        await asyncio.sleep(0)
+        assert recorder.done[2:] == [b"head of a stream"]
+        await asyncio.sleep(0)
+        transport.write(b"first event")
+        await asyncio.sleep(0)
+        transport.write(b"last words")
+        transport.close()
+        await asyncio.sleep(0)
+        assert transport.is_closing()
+        assert transport.get_extra_info("peername") == "peername"
+        return recorder.done[3:]
+
+    assert asyncio.run(run()) == [b"first event", b"last words", "closed"]

@@ -160,6 +160,45 @@ def test_a_body_that_comes_too_slowly_is_given_up(limits: dict[str, float]) -> N
         pool.submit(asyncio.run, patience({"type": "http"}, receive, None)).result()  # type: ignore[arg-type]
 
 
+def test_a_body_is_handed_on_whether_it_was_there_or_is_waited_for() -> None:
+    ended: list[str] = []
+
+    async def run(how: str) -> list[bytes]:
+        heard: list[bytes] = []
+
+        async def receive() -> dict[str, Any]:
+            try:
+                for _ in range({"there": 0, "waited": 3, "broken": 2, "cancelled": 1}[how]):
+                    await asyncio.sleep(0.01 if how != "cancelled" else 60)
+                if how == "broken":
+                    raise ConnectionResetError
+            finally:
+                ended.append(how)
+            return {"type": "http.request", "body": how.encode(), "more_body": False}
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            heard.append((await receive())["body"])
+
+        work = asyncio.ensure_future(Patience(app, Settings())({"type": "http"}, receive, None))  # type: ignore[arg-type]
+        if how == "cancelled":
+            await asyncio.sleep(0.05)
+            work.cancel()
+        await work
+        return heard
+
+    def in_a_thread(how: str) -> list[bytes]:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, run(how)).result()
+
+    assert in_a_thread("there") == [b"there"]
+    assert in_a_thread("waited") == [b"waited"]
+    with pytest.raises(ConnectionResetError):
+        in_a_thread("broken")
+    with pytest.raises(asyncio.CancelledError):
+        in_a_thread("cancelled")
+    assert ended == ["there", "waited", "broken", "cancelled"]
+
+
 def test_streams_are_counted_by_workspace_and_freed_when_they_end() -> None:
     streams = Streams(1)
     for _ in range(3):

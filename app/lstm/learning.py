@@ -23,7 +23,7 @@ from app.lstm.trainer import StepReport, draw_block, train_network
 from app.lstm.windows import Cutoffs, Series, TrainingWindows, gather_contexts, gather_targets
 
 REPORTS = 100
-TIMED_STEPS, UNTIMED_STEPS = 25, 5
+TIMED_STEPS, UNTIMED_STEPS = 16, 4
 ENOUGH_WINDOWS, MOST_INNER_CUTOFFS = 100, 4
 MOST_TRIED = 2048
 MOST_NETS = 8

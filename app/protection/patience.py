@@ -2,11 +2,26 @@
 
 import asyncio
 import time
+import types
+from collections.abc import Generator
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import RequestTimeout
 from app.settings import Settings
+
+
+@types.coroutine
+def go_on(asked: Any, waits_for: Any) -> Generator[Any, Any, Message]:
+    """What a coroutine gives that has begun, and waits for something."""
+    try:
+        yield waits_for
+    except BaseException:
+        asked.close()
+        raise
+    message: Message = yield from asked
+    return message
 
 
 class Patience:
@@ -28,9 +43,15 @@ class Patience:
             nonlocal is_complete
             if is_complete:
                 return await receive()  # what comes now is the end of the connection
+            asked = receive()
             try:
-                async with asyncio.timeout(min(self.silence_seconds, deadline - time.monotonic())):
-                    message = await receive()
+                try:
+                    waits_for = asked.send(None)  # type: ignore[attr-defined]
+                except StopIteration as here:  # it was there already, as most are: a timer costs more than all of this
+                    message: Message = here.value
+                else:
+                    async with asyncio.timeout(min(self.silence_seconds, deadline - time.monotonic())):
+                        message = await go_on(asked, waits_for)
             except TimeoutError as error:
                 raise RequestTimeout(
                     f"the body was not sent in time: at most {self.silence_seconds:g} s may pass without a byte of it, and {self.body_seconds:g} s "
