@@ -55,6 +55,8 @@ MODERN = {
 }
 """What pandas once called them, and slips of case: worth a hint, not a second spelling."""
 EPOCH_WEEKDAY = 3
+GLANCED, WIDEST_GRID = 1_000, 8
+"""How many timestamps tell on which grid all may lie, and how many times as long as they are many it may be to be marked on."""
 
 
 Kind = Literal["lattice", "D", "B", "W", "start", "end", "step"]
@@ -264,14 +266,32 @@ def fit(freq: str, timestamps: NDArray[Any], time_zone: str) -> Grid:
 
 def _count(values: Ints) -> tuple[Ints, Ints]:
     """(sorted distinct values, how often each occurs): by sorting, ten times as fast as numpy's hashing `unique`."""
+    if (values == values[0]).all():
+        return values[:1], np.array([len(values)])
     ordered = np.sort(values)
     starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
     return ordered[starts], np.diff(starts, append=len(ordered))
 
 
+def _list_distinct(values: Ints) -> Ints:
+    """Sorted. Those of many series are mostly the same ones again: they are marked on the grid on which the first of them lie, which takes
+    a fifth of the time of sorting, where all lie on it and it is not much longer than they are many."""
+    if not len(values):
+        return values
+    offsets = values - values.min()
+    spacing = int(np.gcd.reduce(offsets[:GLANCED]))
+    if spacing and int(offsets.max()) // spacing < WIDEST_GRID * len(values):
+        steps = offsets // spacing
+        if (steps * spacing == offsets).all():
+            marked = np.zeros(int(steps.max()) + 1, np.bool_)
+            marked[steps] = True
+            return np.asarray(np.flatnonzero(marked) * spacing + values.min(), dtype=np.int64)
+    return _count(values)[0]
+
+
 def infer(timestamps: NDArray[Any], time_zone: str) -> Grid:
     """The coarsest grid on which all timestamps lie. Raises FreqUndetermined: fewer than two distinct ones, or finer than a second."""
-    distinct, _ = _count(to_us(timestamps))
+    distinct = _list_distinct(to_us(timestamps))
     cure = "PUT the dataset with a freq first"
     if len(distinct) < 2:
         raise FreqUndetermined(f"a freq needs two distinct timestamps, found {len(distinct)}; {cure}", found=len(distinct))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import calendar
 from app.calendar import DAY_US, Grid, fit, infer, parse_freq, season_lengths, to_rfc3339, to_us
 from app.errors import FreqUndetermined, InvalidRequest
 from app.zones import load_zone, localize
@@ -209,3 +210,16 @@ def test_a_step_grid_takes_integers_and_no_timestamps() -> None:
 def test_a_naive_moment_is_local_to_the_grid() -> None:
     grid = Grid("D", 0, "Europe/Berlin")
     assert grid.to_labels(np.array([grid.step_at_or_before(datetime(2024, 7, 1))])) == ["2024-06-30T22:00:00Z"]  # noqa: DTZ001
+
+
+@given(
+    st.lists(st.integers(-40, 40), min_size=1, max_size=60),
+    st.sampled_from([1, 7, 3600 * 10**6]),
+    st.lists(st.integers(-(10**15), 10**15), max_size=3),
+)
+def test_distinct_timestamps_are_found_with_and_without_a_grid(steps, spacing, others):
+    """On a grid, on it but for some late ones, and far apart."""
+    values = np.array([*(np.array(steps) * spacing), *others], np.int64)
+    np.testing.assert_array_equal(calendar._list_distinct(values), np.unique(values))
+    late = np.concatenate([np.tile(values, calendar.GLANCED), values[:1] + 1])
+    np.testing.assert_array_equal(calendar._list_distinct(late), np.unique(late))

@@ -165,7 +165,7 @@ def _merge(
         elif on_conflict == "error" and (differs & ~is_new).any():
             raise _refuse_conflict(observations, placed, np.flatnonzero(differs & ~is_new) + part.start, old[differs & ~is_new])
         chunks[chunk_of[differs], at[differs]] = values[differs]
-        written = np.unique(chunk_of[differs])
+        written = np.flatnonzero(np.bincount(chunk_of[differs], minlength=len(chunks)))
         write_chunks(
             session, dataset.workspace_id, stock.ids[placed.series[edges[written]]], numbers[edges[written]], chunks[written]
         )

@@ -30,6 +30,8 @@ EXPECTED = "a timestamp as RFC 3339 writes it (2024-01-31T12:00:00Z) or a date"
 UNIT_HINT = "is the unit of the timestamps right?"
 MAX_DIGITS = 20
 """Of an integer that could be a time: Python reads no number of thousands of digits, and no float holds one of hundreds."""
+FOLDED_FROM, FOLDED_SAMPLE = 10_000, 1_000
+"""The shortest column of which a sample of so many tells whether most of it is said more than once."""
 UNITS = {"ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 EPOCH_UNITS = {"seconds": 10**8, "milliseconds": 10**11, "microseconds": 10**14, "nanoseconds": 10**17}
 """The smallest integer that, meant as a time, is likely to be of this unit."""
@@ -124,6 +126,16 @@ def _from_datetimes(column: pl.Series, dtype: pl.Datetime) -> Points:
 
 
 def _from_text(text: pl.Series) -> Points:
+    """Of a long column that mostly says the same again, as that of many series does, each text is read once."""
+    is_long = len(text) >= FOLDED_FROM and not text.null_count()
+    if not is_long or text.gather_every(len(text) // FOLDED_SAMPLE).n_unique() > FOLDED_SAMPLE // 2:
+        return _from_texts(text)
+    distinct = text.unique(maintain_order=True)
+    points, rows = _from_texts(distinct), text.cast(pl.Enum(distinct)).to_physical().to_numpy()
+    return Points(points.points[rows], points.is_naive[rows], points.is_integer, points.bad[rows])
+
+
+def _from_texts(text: pl.Series) -> Points:
     first = next((found for found in text if found is not None), "")
     if re.match(INTEGER, first):
         return from_integers(pl.select(pl.when(text.str.contains(INTEGER)).then(text)).to_series().cast(pl.Int64, strict=False))

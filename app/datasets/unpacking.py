@@ -7,17 +7,19 @@ quarter of a second: one process has it loaded, and forks a child for each table
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from app.errors import InvalidObservations
 from app.frames import pl
@@ -43,15 +45,15 @@ class Parent:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
-    def fork(self, kind: str, max_bytes: int, max_seconds: float) -> socket.socket:
-        """The connection to a child that unpacks one table. Raises ParentGoneError."""
+    def fork(self, kind: str, max_bytes: int, max_seconds: float, place: int) -> socket.socket:
+        """The connection to a child that unpacks one table into the file `place`, a descriptor. Raises ParentGoneError."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 with self._lock:
                     control = self._control or self._start()
                     words = json.dumps({"kind": kind, "max_bytes": max_bytes, "max_seconds": max_seconds})
-                    socket.send_fds(control, [words.encode().ljust(WORDS_BYTES)], [theirs.fileno()])
+                    socket.send_fds(control, [words.encode().ljust(WORDS_BYTES)], [theirs.fileno(), place])
             except OSError as error:
                 ours.close()
                 raise ParentGoneError from error
@@ -81,6 +83,7 @@ class Parent:
 
 
 _PARENT = Parent()
+atexit.register(_PARENT.end)
 
 
 def unpack(
@@ -95,24 +98,31 @@ def unpack(
 
     The child may have `max_bytes` of memory and take `max_seconds`; a table that needs more is refused.
     """
-    with _PLACES:
+    with _PLACES, _open_place() as place:
         try:
-            child = _PARENT.fork(kind, max_bytes, max_seconds)
+            child = _PARENT.fork(kind, max_bytes, max_seconds, place.fileno())
         except ParentGoneError:
             _PARENT.end()
-            child = _PARENT.fork(kind, max_bytes, max_seconds)
+            child = _PARENT.fork(kind, max_bytes, max_seconds, place.fileno())
         with closing(child), child.makefile("rwb") as stream:
-            return _converse(stream, body, choose)
+            _converse(stream, body, choose)
+        place.seek(0)
+        return pl.read_ipc_stream(place)
 
 
-def _converse(stream: io.BufferedRWPair, body: bytes, choose: Callable[[list[str], int], list[str]]) -> pl.DataFrame:
+def _open_place() -> IO[bytes]:
+    """Where a child leaves what it unpacked: in memory where the system can do that, since a pipe holds but a few pages."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("unpacked"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+def _converse(stream: io.BufferedRWPair, body: bytes, choose: Callable[[list[str], int], list[str]]) -> None:
+    """Until the table is unpacked."""
     _send(stream, len(body).to_bytes(8, "big") + body)
-    about = _read_json(_read(stream.readline))
+    about = _read_json(stream)
     _send(stream, json.dumps(choose(about["columns"], about["rows"])).encode() + b"\n")
-    unpacked = _read(stream.read)
-    if not unpacked or unpacked.startswith(b"{"):
-        raise _refuse(_read_json(unpacked)["error"])
-    return pl.read_ipc_stream(io.BytesIO(unpacked))
+    _read_json(stream)
 
 
 def _send(stream: io.BufferedRWPair, data: bytes) -> None:
@@ -121,18 +131,15 @@ def _send(stream: io.BufferedRWPair, data: bytes) -> None:
         stream.flush()
 
 
-def _read(read: Callable[[], bytes]) -> bytes:
+def _read_json(stream: io.BufferedRWPair) -> dict[str, Any]:
     try:
-        return read()
+        line = stream.readline()
     except ConnectionResetError:  # it ended with something of ours unread
-        return b""
-
-
-def _read_json(line: bytes) -> dict[str, Any]:
+        line = b""
     found: dict[str, Any] = (
         json.loads(line) if line else {"error": "its reader gave up, or would have needed too much memory or time"}
     )
-    if "error" in found and "columns" not in found:
+    if "error" in found:
         raise _refuse(found["error"])
     return found
 

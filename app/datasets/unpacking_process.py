@@ -2,13 +2,14 @@
 
 It has polars loaded and forks a child for each table, so that whatever a table does to its reader ends with that child.
 
-    stdin   for each table a socket, along with 256 bytes: {"kind": "parquet" or "arrow", "max_bytes", "max_seconds"}, filled up with blanks
+    stdin   for each table a socket and an empty file, along with 256 bytes: {"kind": "parquet" or "arrow", "max_bytes", "max_seconds"}, filled up with blanks
 
 Over that socket goes
 
     out  one byte: the child is there
     in   8 bytes: the length of the table; the table; then, once the answer is out, a line of JSON: the columns to read
-    out  a line of JSON: {"columns": [...], "rows": n} or {"error": "..."}; then an Arrow stream of those columns, or nothing
+    out  a line of JSON: {"columns": [...], "rows": n} or {"error": "..."}; and then, once an Arrow stream of those columns is in the file,
+         another: {} or {"error": "..."}
 
 A child's memory is limited, where the system can do that: a small table may unpack to more than the machine has. The kernel ends it
 when its time is over.
@@ -20,6 +21,7 @@ import os
 import signal
 import socket
 from contextlib import suppress
+from typing import IO
 
 import polars as pl
 
@@ -34,17 +36,17 @@ def main() -> None:
         control.settimeout(IDLE_SECONDS)
         with suppress(TimeoutError):
             while True:
-                words, descriptors, _, _ = socket.recv_fds(control, WORDS_BYTES, 1)
+                words, descriptors, _, _ = socket.recv_fds(control, WORDS_BYTES, 2)
                 if not words:
                     return  # the service has ended
-                with socket.socket(fileno=descriptors[0]) as connection:
+                with socket.socket(fileno=descriptors[0]) as connection, os.fdopen(descriptors[1], "wb") as place:
                     if os.fork() == 0:
                         control.close()
-                        serve(connection, **json.loads(words))
+                        serve(connection, place, **json.loads(words))
                         os._exit(0)
 
 
-def serve(connection: socket.socket, kind: str, max_bytes: int, max_seconds: float) -> None:
+def serve(connection: socket.socket, place: IO[bytes], kind: str, max_bytes: int, max_seconds: float) -> None:
     connection.sendall(b"+")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, max_seconds)
@@ -53,26 +55,25 @@ def serve(connection: socket.socket, kind: str, max_bytes: int, max_seconds: flo
 
         resource.setrlimit(resource.RLIMIT_AS, (max_bytes, max_bytes))
     with suppress(OSError), connection.makefile("rwb") as stream:
-        unpack(kind, stream)
+        unpack(kind, stream, place)
 
 
-def unpack(kind: str, stream: io.BufferedRWPair) -> None:
+def unpack(kind: str, stream: io.BufferedRWPair, place: IO[bytes]) -> None:
     try:
         body = io.BytesIO(stream.read(int.from_bytes(stream.read(8), "big")))
         table = pl.scan_parquet(body) if kind == "parquet" else pl.read_ipc_stream(body).lazy()
         columns, rows = table.collect_schema().names(), table.select(pl.len()).collect().item()
-        answer(stream, json.dumps({"columns": columns, "rows": rows}).encode() + b"\n")
-        chosen = json.loads(stream.readline())
-        unpacked = io.BytesIO()
-        table.select(chosen).collect().write_ipc_stream(unpacked)
+        answer(stream, {"columns": columns, "rows": rows})
+        table.select(json.loads(stream.readline())).collect().write_ipc_stream(place)
+        place.flush()
     except Exception as error:  # noqa: BLE001 - whatever a damaged table raises is the sender's matter
-        answer(stream, json.dumps({"error": str(error).split("\n")[0][:200]}).encode() + b"\n")
+        answer(stream, {"error": str(error).split("\n")[0][:200]})
     else:
-        answer(stream, unpacked.getbuffer())
+        answer(stream, {})
 
 
-def answer(stream: io.BufferedRWPair, data: bytes | memoryview) -> None:
-    stream.write(data)
+def answer(stream: io.BufferedRWPair, words: dict[str, object]) -> None:
+    stream.write(json.dumps(words).encode() + b"\n")
     stream.flush()
 
 

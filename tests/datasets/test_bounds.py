@@ -126,7 +126,7 @@ def test_no_process_is_left_of_a_service_that_was_killed() -> None:
     code = """
 import os, signal
 from app.datasets import unpacking
-child = unpacking._PARENT.fork("parquet", 2**32, 60.0)
+child = unpacking._PARENT.fork("parquet", 2**32, 60.0, 1)
 print(unpacking._PARENT._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -4,13 +4,14 @@ import io
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import orjson
 import polars as pl
 import pytest
 import sqlalchemy as sa
 
 from app.database import Database
-from app.datasets import formats
+from app.datasets import formats, timestamps
 from app.datasets.bounds import Bounds
 from app.datasets.columns import ColumnOptions
 from app.errors import BodyTooLarge, EngramError, InvalidObservations, UnsupportedMediaType
@@ -298,3 +299,20 @@ def test_a_step_dataset_and_a_dated_one_do_not_mix(client: Any) -> None:
         assert words in answer.json()["detail"]
     other = {"series": [{"id": "a", "start": HOURS[0], "freq": "h", "values": [1]}]}
     assert client.post("/v1/datasets/days/observations", json=other).json()["errors"][0]["pointer"] == "#/series/0/freq"
+
+
+def test_timestamps_that_come_again_and_again_are_read_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["2024-01-01T00:00:00Z", "2024-01-01", "2024-02-30T00:00:00Z", "2024-01-01T02:00:00+05:30", "nonsense", ""]
+    numbers = ["1", "2", "-3", "x", "99999999999999999999"]
+    for few in (texts, texts[:1], texts[2:], numbers, [*texts, None]):
+        column = pl.Series("timestamp", few * 3_000)
+        folded = timestamps.read_points(column)
+        with monkeypatch.context() as patch:
+            patch.setattr(timestamps, "FOLDED_FROM", 10**9)
+            plain = timestamps.read_points(column)
+        assert folded is not None
+        assert plain is not None
+        np.testing.assert_array_equal(folded.bad, plain.bad)
+        np.testing.assert_array_equal(folded.points[~folded.bad], plain.points[~plain.bad])
+        np.testing.assert_array_equal(folded.is_naive[~folded.bad], plain.is_naive[~plain.bad])
+        assert folded.is_integer is plain.is_integer
