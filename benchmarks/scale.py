@@ -3,7 +3,8 @@
     python -m benchmarks.scale [--share 1.0]
 
 For each shape a quarter, a half and all of it, so that the seconds beside them show the growth; memory is the largest of the server
-process and of the reading one. Embedded SQLite, one core with the client. Linux only.
+process after the ingest, of the reading one, and of the server after the forecast of all series, one stream of NDJSON by a model that a worker
+trained on ten of them. Embedded SQLite, one core with the client. Linux only.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import polars as pl
 
 from benchmarks.side_by_side import find_port, serve
 
+HORIZON, TRAINED = 24, 10
 START = np.datetime64("2000-01-01T00:00:00", "us")
 ROWS_AT_ONCE = 1_000_000
 SHAPES = {"many short series": (100_000, 100), "few long series": (10, 1_000_000)}
@@ -58,8 +60,40 @@ print(time.perf_counter() - begin, len(found.values), resource.getrusage(resourc
 """
 
 
-def measure(series: int, length: int) -> tuple[float, float, float, float]:
-    """(seconds to ingest, seconds to read, peak MB of the server, peak MB of the reader)."""
+def train(client: httpx.Client, engram: list[str], environment: dict[str, str], series: int) -> None:
+    """A model `m`, by a worker that lives as long as the training."""
+    body = {
+        "dataset": "d",
+        "horizon": HORIZON,
+        "series": [f"s{number:06}" for number in range(min(TRAINED, series))],
+        "fit": {"max_steps": 20},
+    }
+    training = client.post("/v1/models/m/trainings", json=body).raise_for_status().json()
+    worker = subprocess.Popen([*engram, "worker"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while training["status"] not in ("succeeded", "failed"):
+            time.sleep(0.2)
+            training = client.get(f"/v1/trainings/{training['id']}").json()
+    finally:
+        worker.terminate()
+        worker.wait()
+    if training["status"] == "failed":
+        raise SystemExit(f"the training failed: {training['problem']}")
+
+
+def forecast_all(client: httpx.Client) -> tuple[float, int]:
+    """Seconds, and how many series were answered."""
+    begin, lines = time.perf_counter(), 0
+    with client.stream("GET", "/v1/models/m/forecasts", headers={"Accept": "application/x-ndjson"}) as answer:
+        answer.raise_for_status()
+        for part in answer.iter_raw():
+            lines += part.count(b"\n")
+    return time.perf_counter() - begin, lines
+
+
+def measure(series: int, length: int) -> dict[str, float]:
+    """Seconds and largest memory in MB of each step."""
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), find_port()
         environment = {**os.environ, "ENGRAM_DATA_DIR": name, "ENGRAM_LOG_LEVEL": "warning", "PYTHONPATH": str(Path.cwd())}
@@ -67,26 +101,36 @@ def measure(series: int, length: int) -> tuple[float, float, float, float]:
         subprocess.run([*engram, "migrate"], env=environment, check=True, capture_output=True)
         at_once = max(1, ROWS_AT_ONCE // length)
         settings = {"ENGRAM_DATA_DIR": name, "ENGRAM_LOG_LEVEL": "warning", "POLARS_MAX_THREADS": "1"}
-        with serve([*engram, "api", f"--port={port}"], port, "/health/live", folder, **settings) as process:
-            spent = 0.0
+        with (
+            serve([*engram, "api", f"--port={port}"], port, "/health/live", folder, **settings) as process,
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as client,
+        ):
+            found["ingest s"] = 0.0
             for first in range(0, series, at_once):
                 body = make_body(first, min(at_once, series - first), length)
                 begin = time.perf_counter()
-                answer = httpx.post(
-                    f"http://127.0.0.1:{port}/v1/datasets/d/observations",
-                    content=body,
-                    headers={"Content-Type": "application/vnd.apache.parquet"},
-                    timeout=600,
+                answer = client.post(
+                    "/v1/datasets/d/observations", content=body, headers={"Content-Type": "application/vnd.apache.parquet"}
                 )
-                spent += time.perf_counter() - begin
+                found["ingest s"] += time.perf_counter() - begin
                 answer.raise_for_status()
-            peak = peak_mb(process.pid)
-        url = f"sqlite:///{folder / 'engram.db'}"
-        done = subprocess.run([sys.executable, "-c", READ, url], env=environment, check=True, capture_output=True, text=True)
-        seconds, count, reader = map(float, done.stdout.split())
-        if count != series * length:
-            raise SystemExit(f"expected {series * length} values, found {count:.0f}")
-        return spent, seconds, peak, reader
+            found["server MB"] = peak_mb(process.pid)
+            url = f"sqlite:///{folder / 'engram.db'}"
+            done = subprocess.run(
+                [sys.executable, "-c", READ, url], env=environment, check=True, capture_output=True, text=True
+            )
+            found["read s"], count, found["reader MB"] = map(float, done.stdout.split())
+            if count != series * length:
+                raise SystemExit(f"expected {series * length} values, found {count:.0f}")
+            train(client, engram, environment, series)
+            found["forecast s"], answered = forecast_all(client)
+            if answered != series:
+                raise SystemExit(f"expected forecasts of {series} series, found {answered}")
+            found["then MB"] = peak_mb(process.pid)
+    return found
+
+
+COLUMNS = ("ingest s", "server MB", "read s", "reader MB", "forecast s", "then MB")
 
 
 def main() -> None:
@@ -95,18 +139,13 @@ def main() -> None:
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print(f"{platform.machine()}, {os.cpu_count()} cores, pinned to one; load {os.getloadavg()[0]:.1f}")
-    print(
-        f"{'':<20}{'series':>9}{'length':>10}{'ingest s':>10}{'read s':>8}{'M points/s read':>17}{'server MB':>11}{'reader MB':>11}"
-    )
+    print(f"{'':<20}{'series':>9}{'length':>10}" + "".join(f"{name:>12}" for name in COLUMNS))
     for name, (series, length) in SHAPES.items():
         for part in (0.25, 0.5, 1.0):
             count = max(1, round(series * part * arguments.share))
-            ingest, read, server, reader = measure(count, length)
-            speed = count * length / read / 1e6
-            print(
-                f"{name:<20}{count:>9}{length:>10}{ingest:>10.1f}{read:>8.2f}{speed:>17.1f}{server:>11.0f}{reader:>11.0f}",
-                flush=True,
-            )
+            found = measure(count, length)
+            cells = "".join(f"{found[column]:>12.{2 if column.endswith(' s') else 0}f}" for column in COLUMNS)
+            print(f"{name:<20}{count:>9}{length:>10}{cells}", flush=True)
     print(f"largest resident memory of this client, MB: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6:.0f}")
 
 

@@ -4,20 +4,15 @@ Windows learned per second and GFLOP/s of whole steps as a training takes them (
 clipping, update, averaging), beside a step-wise LSTM of torch and, where it is installed, of Keras on windows as long, and `torch.mm` in the
 same run, interleaved. What is counted are the matrix products of LSTM and dense layers, twice again for the backward pass.
 
-    python -m benchmarks.training --data DIR --peers PYTHON
-
-On M4 Hourly besides: CPU seconds and OWA of neuralforecast's LSTM as it comes, by an interpreter that has it, and of ours with the least budgets.
+How long others take to forecasts as good, benchmarks/rivals.py says.
 """
 
 import argparse
 import os
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,14 +25,10 @@ from torch import nn
 from app.lstm.choices import choose
 from app.lstm.config import Config, Request
 from app.lstm.inputs import Preparation
-from app.lstm.metrics import mase_scale, score
 from app.lstm.network import Network
 from app.lstm.prior import load_prior
 from app.lstm.trainer import draw_block, train_network
 from app.lstm.windows import Series, TrainingWindows
-from benchmarks.accuracy import score_set
-from benchmarks.naive2 import naive2
-from benchmarks.series_sets import SeriesSet, load
 
 CASES = (
     ("few series, 96 -> 24", 20, 96, 24, {"batch_size": 32}),
@@ -47,7 +38,6 @@ CASES = (
 )
 """Name, series of 2,000 observations, context length, horizon, and what else is asked."""
 UNTIMED, STEPS = 5, 40
-BUDGETS = (0.5, 1.0, 2.0)
 
 Turn = Callable[[], tuple[float, float, float]]
 """One turn: windows learned, floating point operations, CPU seconds."""
@@ -171,59 +161,12 @@ def compare_loops(seconds: float) -> None:
         print(f"{name:46s} {windows / total:12,.0f} windows/s {rate / 1e9:8.1f} GFLOP/s {rate / most:6.2f} of torch.mm")
 
 
-NEURALFORECAST = """
-import sys, time
-import numpy as np, pandas as pd
-from neuralforecast import NeuralForecast
-from neuralforecast.models import LSTM
-table = pd.read_parquet(sys.argv[1])[["unique_id", "ds", "y"]]
-table["ds"] = table.groupby("unique_id").cumcount() + 1
-started = time.process_time()
-model = NeuralForecast(models=[LSTM(h=48, input_size=-1, accelerator="cpu", enable_progress_bar=False, logger=False)], freq=1)
-model.fit(df=table)
-found = model.predict()
-seconds = time.process_time() - started
-found = found.reset_index() if "unique_id" not in found else found
-names = sorted(found["unique_id"].unique())
-column = [name for name in found.columns if name.startswith("LSTM")][0]
-np.savez(sys.argv[2], seconds=seconds, names=names, forecasts=np.stack([found[found["unique_id"] == n][column].to_numpy() for n in names]))
-"""
-
-
-def compare_with_neuralforecast(data: Path, python: Path) -> None:
-    """Both on the test file, on one core."""
-    series = load(data, "m4_hourly")
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "found.npz"
-        command = [str(python), "-c", NEURALFORECAST, str(data / "m4_hourly_train.parquet"), str(result)]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        found = np.load(result)
-        theirs, seconds = found["forecasts"], float(found["seconds"])
-    print(f"neuralforecast's LSTM as it comes: OWA {measure_owa(series, theirs):.3f} in {seconds:.1f} CPU seconds")
-    for budget in BUDGETS:
-        run = score_set(series, 0, max_seconds=budget)
-        whole = run["seconds"]["backtest"] + run["seconds"]["fit"]
-        print(f"ours, max_seconds {budget}: OWA {run['owa']:.3f} in {whole:.1f} CPU seconds, {seconds / whole:.0f} times less")
-
-
-def measure_owa(series: SeriesSet, forecasts: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-    actual = np.stack(series.future)
-    scales = np.array([mase_scale(h, series.season_length) for h in series.history])
-    reference = np.stack([naive2(h, series.horizon, series.season_length) for h in series.history])
-    ours, naive = (score(actual, one[..., None].astype(np.float64), (0.5,), scales) for one in (forecasts, reference))
-    return float((ours["smape"] / naive["smape"] + ours["mase"] / naive["mase"]) / 2)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--peers", type=Path, help="an interpreter that has neuralforecast")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     compare_loops(arguments.seconds)
-    if arguments.data and arguments.peers:
-        compare_with_neuralforecast(arguments.data, arguments.peers)
 
 
 if __name__ == "__main__":
