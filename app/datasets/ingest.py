@@ -44,6 +44,16 @@ class _Stock:
         np.maximum.at(self.cutoffs, series[~became_missing], steps[~became_missing])
         self.changed[series] = True
 
+    def count_new(self, series: Ints, steps: Ints, values: Floats) -> None:
+        """The same where nothing was: steps of chunks that no series had, sorted by series and step."""
+        has_value = ~np.isnan(values)
+        self.counts += np.bincount(series, minlength=len(self.ids))
+        self.missing += np.bincount(series[~has_value], minlength=len(self.ids))
+        valued, at = (series, steps) if has_value.all() else (series[has_value], steps[has_value])
+        last = np.flatnonzero(np.diff(valued, append=-1))
+        self.cutoffs[valued[last]] = np.maximum(self.cutoffs[valued[last]], at[last])
+        self.changed[series] = True
+
 
 def upsert(session: Session, dataset: Opened, observations: Observations, on_conflict: str, max_span_steps: int) -> Receipt:
     """Stores all of the observations or raises. `dataset` comes from `service.open_dataset`, which holds it. `on_conflict` says what
@@ -157,7 +167,13 @@ def _merge(
         part = slice(int(edges[0]), int(edges[-1]))
         chunk_of, at = np.repeat(np.arange(len(edges) - 1), np.diff(edges)), placed.steps[part] & (STEPS_PER_CHUNK - 1)
         series, values = placed.series[part], placed.values[part]
-        chunks = _read_touched(session, stock, placed.series[edges[:-1]], numbers[edges[:-1]])
+        chunks, are_new = _read_touched(session, stock, placed.series[edges[:-1]], numbers[edges[:-1]])
+        if are_new:
+            chunks[chunk_of, at] = values
+            write_chunks(session, dataset.workspace_id, stock.ids[placed.series[edges[:-1]]], numbers[edges[:-1]], chunks)
+            stock.count_new(series, placed.steps[part], values)
+            inserted += len(values)
+            continue
         old = chunks[chunk_of, at]
         is_new, differs = is_absent(old), old.view(np.uint64) != values.view(np.uint64)
         if on_conflict == "keep":
@@ -175,12 +191,13 @@ def _merge(
     return inserted, updated
 
 
-def _read_touched(session: Session, stock: _Stock, series: Ints, numbers: Ints) -> Floats:
-    """The chunks as they are; only those that lie within what a series holds can be there."""
+def _read_touched(session: Session, stock: _Stock, series: Ints, numbers: Ints) -> tuple[Floats, bool]:
+    """The chunks as they are, and whether it is certain that none is there: only those that lie within what a series holds can be."""
     chunks = make_absent(len(series))
     held = np.flatnonzero((numbers >= stock.firsts[series] >> STEP_BITS) & (numbers <= stock.lasts[series] >> STEP_BITS))
-    chunks[held] = read_pairs(session, stock.ids[series[held]], numbers[held])
-    return chunks
+    if len(held):
+        chunks[held] = read_pairs(session, stock.ids[series[held]], numbers[held])
+    return chunks, not len(held)
 
 
 def _refuse_conflict(observations: Observations, placed: Placed, rows: Ints, old: Floats) -> Conflict:

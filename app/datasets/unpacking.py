@@ -21,7 +21,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from app.errors import InvalidObservations
+from app.errors import InvalidObservations, Unavailable
 from app.frames import pl
 
 PROCESS = Path(__file__).with_name("unpacking_process.py")
@@ -46,7 +46,8 @@ class Parent:
         self._control: socket.socket | None = None
 
     def fork(self, kind: str, max_bytes: int, max_seconds: float, place: int) -> socket.socket:
-        """The connection to a child that unpacks one table into the file `place`, a descriptor. Raises ParentGoneError."""
+        """The connection to a child that unpacks one table into the file `place`, a descriptor; one byte comes from it first, or none
+        if the parent ended just now. Raises ParentGoneError."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -57,9 +58,6 @@ class Parent:
             except OSError as error:
                 ours.close()
                 raise ParentGoneError from error
-        if not ours.recv(1):  # nobody else has the other end any more
-            ours.close()
-            raise ParentGoneError
         return ours
 
     def end(self) -> None:
@@ -94,20 +92,20 @@ def unpack(
     max_bytes: int,
     max_seconds: float,
 ) -> pl.DataFrame:
-    """The columns that `choose` picks, told all names and the number of rows. Raises InvalidObservations, and what `choose` raises.
+    """The columns that `choose` picks, told all names and the number of rows. Raises InvalidObservations, Unavailable, and what `choose` raises.
 
     The child may have `max_bytes` of memory and take `max_seconds`; a table that needs more is refused.
     """
     with _PLACES, _open_place() as place:
-        try:
-            child = _PARENT.fork(kind, max_bytes, max_seconds, place.fileno())
-        except ParentGoneError:
-            _PARENT.end()
-            child = _PARENT.fork(kind, max_bytes, max_seconds, place.fileno())
-        with closing(child), child.makefile("rwb") as stream:
-            _converse(stream, body, choose)
-        place.seek(0)
-        return pl.read_ipc_stream(place)
+        for _ in range(2):
+            with suppress(ParentGoneError):
+                child = _PARENT.fork(kind, max_bytes, max_seconds, place.fileno())
+                with closing(child), child.makefile("rwb") as stream:
+                    _converse(stream, body, choose)
+                place.seek(0)
+                return pl.read_ipc_stream(place)
+            _PARENT.end()  # and the next table starts it anew
+    raise Unavailable("the process that unpacks tables ends as soon as it starts; is there memory for it?", retry_after=5)
 
 
 def _open_place() -> IO[bytes]:
@@ -119,6 +117,12 @@ def _open_place() -> IO[bytes]:
 
 def _converse(stream: io.BufferedRWPair, body: bytes, choose: Callable[[list[str], int], list[str]]) -> None:
     """Until the table is unpacked."""
+    try:
+        is_there = bool(stream.read(1))
+    except ConnectionResetError:
+        is_there = False
+    if not is_there:
+        raise ParentGoneError
     _send(stream, len(body).to_bytes(8, "big") + body)
     about = _read_json(stream)
     _send(stream, json.dumps(choose(about["columns"], about["rows"])).encode() + b"\n")

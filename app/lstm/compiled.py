@@ -24,7 +24,7 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 LONG, REAL, DOUBLE, ADDRESS = ctypes.c_long, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
 TILE, LANES = 16, 8
-"""As in app/lstm/native/engine.h, whose structs those below are, field by field."""
+"""As in app/lstm/native/engine.h, whose structs those below are, and those of steps.py and objective.py, field by field."""
 
 
 class Fitting(ctypes.Structure):
@@ -67,27 +67,6 @@ class Model(ctypes.Structure):
         *((name, LONG) for name in ("count", "patch", "layers", "hidden", "padded", "wide", "outputs", "median")),
         *((name, DOUBLE) for name in ("net_weight", "widest")),
         ("stretches", ADDRESS),
-    )
-
-
-class Steps(ctypes.Structure):
-    _fields_ = (
-        *(
-            (name, LONG)
-            for name in ("steps", "rows", "features", "hidden", "padded", "activation", "keeps_all", "keeps_states")
-        ),
-        *((name, ADDRESS) for name in ("inputs", "from_input", "from_state", "bias", "gates", "cells", "squashed", "states")),
-    )
-
-
-class Pinball(ctypes.Structure):
-    _fields_ = (
-        *((name, LONG) for name in ("rows", "horizon", "bases", "quantiles", "middle")),
-        ("widest", REAL),
-        *(
-            (name, ADDRESS)
-            for name in ("out", "forecasts", "logits", "shift", "gaps", "target", "observed", "levels", "by_out")
-        ),
     )
 
 

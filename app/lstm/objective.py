@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from app.lstm.compiled import Library, Pinball, load_library
+from app.lstm.compiled import ADDRESS, LONG, REAL, Library, load_library
 from app.lstm.config import Config
 from app.lstm.device import lower_precision
 from app.lstm.inputs import Inputs
@@ -47,6 +47,17 @@ def run_compiled(
     given = inputs.bases, inputs.logits, inputs.shift, inputs.gaps, target, observed, levels
     loss: Tensor = CompiledPinball.apply(library, network.shape, network.middle, network.read(inputs), *given)  # type: ignore[no-untyped-call]
     return loss
+
+
+class Pinball(ctypes.Structure):
+    _fields_ = (
+        *((name, LONG) for name in ("rows", "horizon", "bases", "quantiles", "middle")),
+        ("widest", REAL),
+        *(
+            (name, ADDRESS)
+            for name in ("out", "forecasts", "logits", "shift", "gaps", "target", "observed", "levels", "by_out")
+        ),
+    )
 
 
 class CompiledPinball(torch.autograd.Function):

@@ -6,10 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from app.lstm.compiled import LANES, Library, Steps
+from app.lstm.compiled import ADDRESS, LANES, LONG, Library
 
 NUMBERS = {"tanh": 0, "relu": 1, "sigmoid": 2}
 """As in app/lstm/native/steps.c."""
+
+
+class Steps(ctypes.Structure):
+    _fields_ = (
+        *(
+            (name, LONG)
+            for name in ("steps", "rows", "features", "hidden", "padded", "activation", "keeps_all", "keeps_states")
+        ),
+        *((name, ADDRESS) for name in ("inputs", "from_input", "from_state", "bias", "gates", "cells", "squashed", "states")),
+    )
 
 
 def run_compiled(

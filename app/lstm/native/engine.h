@@ -1,4 +1,4 @@
-/* What the compiled code of app/lstm is given. The structs are those of app/lstm/compiled.py, field by field; their arrays belong to
+/* What the compiled code of app/lstm is given. The structs are those of app/lstm/compiled.py, steps.py and objective.py, field by field; their arrays belong to
    Python, are float32 and contiguous, and shapes stand beside them. Weights lie in tiles: [out / TILE][in][TILE], `out` filled up
    with zeros, so that a product reads them from end to end. */
 
