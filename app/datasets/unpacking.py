@@ -29,12 +29,10 @@ WORDS_BYTES = 256
 """As in unpacking_process.py."""
 MAX_PROCESSES = 2
 """How many tables one API process has unpacked at once; more wait."""
+SLACK_SECONDS = 30.0
+"""How much later than a child's time is over it is given up, should the kernel not have ended it."""
 
 _PLACES = threading.BoundedSemaphore(MAX_PROCESSES)
-
-
-class ParentGoneError(Exception):
-    """The process that forks the children has ended: it does so when no table came for a while."""
 
 
 class Parent:
@@ -42,42 +40,53 @@ class Parent:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
     def fork(self, kind: str, max_bytes: int, max_seconds: float, place: int) -> socket.socket:
-        """The connection to a child that unpacks one table into the file `place`, a descriptor; one byte comes from it first, or none
-        if the parent ended just now. Raises ParentGoneError."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                with self._lock:
-                    control = self._control or self._start()
-                    words = json.dumps({"kind": kind, "max_bytes": max_bytes, "max_seconds": max_seconds})
-                    socket.send_fds(control, [words.encode().ljust(WORDS_BYTES)], [theirs.fileno(), place])
-            except OSError as error:
-                ours.close()
-                raise ParentGoneError from error
-        return ours
+        """The connection to a child that unpacks one table into the file `place`, a descriptor. Raises Unavailable."""
+        words = json.dumps({"kind": kind, "max_bytes": max_bytes, "max_seconds": max_seconds}).encode().ljust(WORDS_BYTES)
+        for _ in range(2):  # the first may find that the parent has ended: it does so when no table came for a while
+            ours, theirs = socket.socketpair()
+            ours.settimeout(max_seconds + SLACK_SECONDS)
+            with theirs, self._lock:
+                process, control = self._find()
+                with suppress(OSError):
+                    socket.send_fds(control, [words], [theirs.fileno(), place])
+            if _hear(ours):
+                return ours
+            ours.close()
+            self.end(process)
+        raise Unavailable("the process that unpacks tables ends as soon as it starts; is there memory for it?", retry_after=5)
 
-    def end(self) -> None:
-        """Those that fork fail; children at work go on."""
+    def end(self, process: subprocess.Popen[bytes] | None = None) -> None:
+        """Ends `process`, if it is still the parent; whichever is, where none is named. Children at work go on."""
         with self._lock:
-            if self._process is not None and self._control is not None:
+            if self.process is not None and self._control is not None and process in (None, self.process):
                 self._control.close()
-                self._process.wait()
-            self._process = self._control = None
+                self.process.kill()
+                self.process.wait()
+                self.process = self._control = None
 
-    def _start(self) -> socket.socket:
+    def _find(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        if self.process is not None and self._control is not None:
+            return self.process, self._control
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-I", str(PROCESS)]
             environment = {**os.environ, "POLARS_MAX_THREADS": str(pl.thread_pool_size())}
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter and our own file
+            self.process = subprocess.Popen(  # noqa: S603 - this interpreter and our own file
                 command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
             )
         self._control = ours
-        return ours
+        return self.process, ours
+
+
+def _hear(connection: socket.socket) -> bool:
+    """Whether there is a child: it says one byte. Where its parent had ended, nobody has the other end any more."""
+    with suppress(OSError), connection.makefile("rb", buffering=0) as stream:
+        return stream.read(1) == b"+"
+    return False
 
 
 _PARENT = Parent()
@@ -97,15 +106,11 @@ def unpack(
     The child may have `max_bytes` of memory and take `max_seconds`; a table that needs more is refused.
     """
     with _PLACES, _open_place() as place:
-        for _ in range(2):
-            with suppress(ParentGoneError):
-                child = _PARENT.fork(kind, max_bytes, max_seconds, place.fileno())
-                with closing(child), child.makefile("rwb") as stream:
-                    _converse(stream, body, choose)
-                place.seek(0)
-                return pl.read_ipc_stream(place)
-            _PARENT.end()  # and the next table starts it anew
-    raise Unavailable("the process that unpacks tables ends as soon as it starts; is there memory for it?", retry_after=5)
+        child = _PARENT.fork(kind, max_bytes, max_seconds, place.fileno())
+        with closing(child), child.makefile("rb") as answers:
+            _converse(child, answers, body, choose)
+        place.seek(0)
+        return pl.read_ipc_stream(place)
 
 
 def _open_place() -> IO[bytes]:
@@ -115,30 +120,25 @@ def _open_place() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
-def _converse(stream: io.BufferedRWPair, body: bytes, choose: Callable[[list[str], int], list[str]]) -> None:
+def _converse(
+    child: socket.socket, answers: io.BufferedReader, body: bytes, choose: Callable[[list[str], int], list[str]]
+) -> None:
     """Until the table is unpacked."""
+    _send(child, len(body).to_bytes(8, "big") + body)
+    about = _read_json(answers)
+    _send(child, json.dumps(choose(about["columns"], about["rows"])).encode() + b"\n")
+    _read_json(answers)
+
+
+def _send(child: socket.socket, data: bytes) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError, TimeoutError):  # it has ended: what it said, or did not, tells why
+        child.sendall(data)
+
+
+def _read_json(answers: io.BufferedReader) -> dict[str, Any]:
     try:
-        is_there = bool(stream.read(1))
-    except ConnectionResetError:
-        is_there = False
-    if not is_there:
-        raise ParentGoneError
-    _send(stream, len(body).to_bytes(8, "big") + body)
-    about = _read_json(stream)
-    _send(stream, json.dumps(choose(about["columns"], about["rows"])).encode() + b"\n")
-    _read_json(stream)
-
-
-def _send(stream: io.BufferedRWPair, data: bytes) -> None:
-    with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: what it said, or did not, tells why
-        stream.write(data)
-        stream.flush()
-
-
-def _read_json(stream: io.BufferedRWPair) -> dict[str, Any]:
-    try:
-        line = stream.readline()
-    except ConnectionResetError:  # it ended with something of ours unread
+        line = answers.readline()
+    except (ConnectionResetError, TimeoutError):  # it ended with something of ours unread, or says nothing
         line = b""
     found: dict[str, Any] = (
         json.loads(line) if line else {"error": "its reader gave up, or would have needed too much memory or time"}

@@ -17,7 +17,7 @@ from app import contract
 from app.datasets import formats, unpacking
 from app.datasets.bounds import Bounds
 from app.datasets.columns import ColumnOptions
-from app.errors import BodyTooLarge, InvalidObservations
+from app.errors import BodyTooLarge, InvalidObservations, Unavailable
 from app.settings import Settings
 from tests.conftest import Client
 
@@ -112,13 +112,22 @@ def test_the_settings_reach_the_requests(settings: Settings) -> None:
 def test_a_table_is_unpacked_though_the_process_that_forks_was_killed() -> None:
     body = pack(FRAME, contract.PARQUET)
     assert read(body, contract.PARQUET) == ROWS
-    parent = unpacking._PARENT._process
+    parent = unpacking._PARENT.process
     assert parent is not None
     assert read(body, contract.PARQUET) == ROWS
-    assert unpacking._PARENT._process is parent  # the second table's child came from the same
+    assert unpacking._PARENT.process is parent  # the second table's child came from the same
     parent.kill()
     assert read(body, contract.PARQUET) == ROWS
-    assert unpacking._PARENT._process is not parent
+    assert unpacking._PARENT.process not in (None, parent)
+
+
+def test_where_no_process_can_be_started_the_service_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise SystemExit(1)")
+    monkeypatch.setattr(unpacking, "PROCESS", broken)
+    monkeypatch.setattr(unpacking, "_PARENT", unpacking.Parent())
+    with pytest.raises(Unavailable, match="unpacks tables"):
+        read(pack(FRAME, contract.PARQUET), contract.PARQUET)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked at in /proc")
@@ -127,7 +136,7 @@ def test_no_process_is_left_of_a_service_that_was_killed() -> None:
 import os, signal
 from app.datasets import unpacking
 child = unpacking._PARENT.fork("parquet", 2**32, 60.0, 1)
-print(unpacking._PARENT._process.pid, flush=True)
+print(unpacking._PARENT.process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
