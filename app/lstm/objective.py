@@ -27,7 +27,8 @@ Objective = Callable[[Any, Tensor, Tensor], Tensor]
 def make_objective(network: nn.Module, measure: Loss, config: Config, device: torch.device) -> Objective:
     """`measure` of what the network answers; by compiled code where that was built and can (float32 on a CPU)."""
     library = load_library()
-    if isinstance(network, Network) and library is not None and device.type == "cpu" and config.precision == "float32":
+    is_plain = device.type == "cpu" and config.precision == "float32" and next(network.parameters()).dtype == torch.float32
+    if isinstance(network, Network) and library is not None and is_plain:
         levels = torch.tensor(config.quantile_levels)  # [Q]
         return partial(run_compiled, library, network, levels)
     return partial(run_by_torch, network, measure, config.precision)

@@ -1,5 +1,6 @@
 """The loss and its gradient by compiled code are those of torch."""
 
+import copy
 import ctypes
 from dataclasses import replace
 from pathlib import Path
@@ -113,8 +114,9 @@ def test_who_takes_the_compiled_way(monthly, monkeypatch):
         objective.make_objective(network, measure, config, CPU).func,
         objective.make_objective(network, measure, replace(config, precision="bfloat16"), CPU).func,
         objective.make_objective(network, measure, config, torch.device("meta")).func,
+        objective.make_objective(copy.deepcopy(network).double(), measure, config, CPU).func,
     ]
     built = compiled.load_library() is not None
-    assert ways == [objective.run_compiled if built else objective.run_by_torch, objective.run_by_torch, objective.run_by_torch]
+    assert ways == [objective.run_compiled if built else objective.run_by_torch] + 3 * [objective.run_by_torch]
     monkeypatch.setattr(objective, "load_library", lambda: None)
     assert objective.make_objective(network, measure, config, CPU).func is objective.run_by_torch
