@@ -275,7 +275,7 @@ def _count(values: Ints) -> tuple[Ints, Ints]:
 
 def _list_distinct(values: Ints) -> Ints:
     """Sorted. Those of many series are mostly the same ones again: they are marked on the grid on which the first of them lie, which takes
-    a fifth of the time of sorting, where all lie on it and it is not much longer than they are many."""
+    a quarter of the time of sorting, where all lie on it and it is not much longer than they are many."""
     if not len(values):
         return values
     offsets = values - values.min()

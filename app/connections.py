@@ -44,7 +44,7 @@ class Gathering:
     def write(self, data: bytes) -> None:
         if self._held:
             held, self._held = self._held, b""
-            self._transport.write(held + data)
+            self._transport.writelines((held, data))  # a large body is not copied for it
         else:
             self._held = data
             self._loop.call_soon(self._flush)

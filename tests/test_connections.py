@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -171,6 +171,9 @@ class Recorder:
 
     def write(self, data: bytes) -> None:
         self.done.append(data)
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.done.append(b"".join(parts))
 
     def close(self) -> None:
         self.done.append("closed")
