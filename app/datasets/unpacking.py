@@ -49,14 +49,15 @@ class Parent:
         for _ in range(2):  # the first may find that the parent has ended: it does so when no table came for a while
             ours, theirs = socket.socketpair()
             ours.settimeout(max_seconds + SLACK_SECONDS)
-            with theirs, self._lock:
+            process = None
+            with theirs, self._lock, suppress(OSError):
                 process, control = self._find()
-                with suppress(OSError):
-                    socket.send_fds(control, [words], [theirs.fileno(), place])
+                socket.send_fds(control, [words], [theirs.fileno(), place])
             if _hear(ours):
                 return ours
             ours.close()
-            self.end(process)
+            if process is not None:
+                self.end(process)
         raise Unavailable("the process that unpacks tables ends as soon as it starts; is there memory for it?", retry_after=5)
 
     def end(self, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -72,12 +73,16 @@ class Parent:
         if self.process is not None and self._control is not None:
             return self.process, self._control
         ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-I", str(PROCESS)]
-            environment = {**os.environ, "POLARS_MAX_THREADS": str(pl.thread_pool_size())}
-            self.process = subprocess.Popen(  # noqa: S603 - this interpreter and our own file
-                command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-            )
+        command = [sys.executable, "-I", str(PROCESS)]
+        environment = {**os.environ, "POLARS_MAX_THREADS": str(pl.thread_pool_size())}
+        try:
+            with theirs:
+                self.process = subprocess.Popen(  # noqa: S603 - this interpreter and our own file
+                    command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+                )
+        except OSError:
+            ours.close()
+            raise
         self._control = ours
         return self.process, ours
 

@@ -54,6 +54,8 @@ def serve(connection: socket.socket, place: IO[bytes], kind: str, max_bytes: int
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (max_bytes, max_bytes))
+        # The file lies in memory, and the first limit knows nothing of it: a table and its copy are to fit into it together.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes // 2, max_bytes // 2))
     with suppress(OSError), connection.makefile("rwb") as stream:
         unpack(kind, stream, place)
 

@@ -124,10 +124,12 @@ def test_a_table_is_unpacked_though_the_process_that_forks_was_killed() -> None:
 def test_where_no_process_can_be_started_the_service_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit(1)")
-    monkeypatch.setattr(unpacking, "PROCESS", broken)
     monkeypatch.setattr(unpacking, "_PARENT", unpacking.Parent())
-    with pytest.raises(Unavailable, match="unpacks tables"):
-        read(pack(FRAME, contract.PARQUET), contract.PARQUET)
+    for place, wrong in ((unpacking, "PROCESS"), (sys, "executable")):  # it ends at once; it cannot be started at all
+        with monkeypatch.context() as patch:
+            patch.setattr(place, wrong, broken)
+            with pytest.raises(Unavailable, match="unpacks tables"):
+                read(pack(FRAME, contract.PARQUET), contract.PARQUET)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked at in /proc")
