@@ -197,3 +197,19 @@ def test_a_dataset_that_versions_learned_from_is_kept_unless_cascade(database: D
         assert session.query(Version).count() == 0
         with pytest.raises(NotFound):
             service.get_dataset(session, 1, "a")
+
+
+def test_the_cutoff_stays_when_earlier_steps_come_later_and_when_only_missing_ones_follow(database: Database) -> None:
+    """Each in a chunk of its own, which nothing was in."""
+    held = []
+    for points in ({5000: 1.0}, {0: 2.0, 1: None}, {9000: None}, {12000: 3.0, 12001: None}):
+        store(database, {"a": points})
+        with database.read() as session:
+            (row,) = service.select_series(session, 1, None, None)
+        held.append((row.first_step, row.last_step, row.cutoff_step, row.count, row.missing))
+    assert held == [
+        (5000, 5000, 5000, 1, 0),
+        (0, 5000, 5000, 3, 1),
+        (0, 9000, 5000, 4, 2),
+        (0, 12001, 12000, 6, 3),
+    ]
