@@ -52,6 +52,7 @@ SETTINGS = {
     "ENGRAM_SWEEP_SECONDS": "1",
     "ENGRAM_HINT_SECONDS": "5",
     "ENGRAM_CHECKPOINT_SECONDS": "1",
+    "PYTHONDONTWRITEBYTECODE": "",  # as where the service is installed: its code is compiled once, not with each start
 }
 FAULTS = {
     "worker": "claim.taken=0.02,claim.committed=0.02,beat.written=0.005,finish.registered=0.02,finish.flushed=0.02,finish.committed=0.02",

@@ -28,7 +28,7 @@ LOOK_SECONDS = 1.0
 """Between two looks at cancel, shut-down and the lease: cancel works within two of them."""
 STATE_SHARE = 0.25
 """Of the grace time: how long a child is waited for that is to say where it stands before its worker stops."""
-PRELOADED = ["torch", "app.lstm.learning", "app.training.child"]
+PRELOADED = ["app.training.preloaded"]
 FORKSERVER_LOST = 255
 """What multiprocessing takes for a child's exit code where the forkserver, which would know, was killed."""
 KERNEL_COUNTS = Path("/proc/vmstat")

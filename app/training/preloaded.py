@@ -1,0 +1,10 @@
+"""What the forkserver loads, once for all its children: the workshop with torch, and the child's own entry."""
+
+import app.training.child
+from app.loading import leave_out
+
+UNUSED_BY_CHILDREN = "torch._meta_registrations"
+"""How torch's operators work on tensors without memory, which nobody makes here, and all that they are defined by: a quarter of `import torch`."""
+
+with leave_out(UNUSED_BY_CHILDREN):
+    import app.lstm.learning  # noqa: F401 - it is loaded, not used
