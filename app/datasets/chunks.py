@@ -42,6 +42,8 @@ CHECK = struct.Struct("<I")
 DECIMALS_HEAD = struct.Struct("<BB?q")
 """Digits, bytes per difference, whether a value is missing, the first whole number."""
 ZSTD_LEVEL = 3
+FEW_ALIKE = 16
+"""So few chunks of one range are rather encoded along with others, padded, than by themselves."""
 ENCODED_AT_ONCE = 256
 """Chunks whose work arrays stay in the processor's cache."""
 
@@ -58,10 +60,25 @@ def is_absent(values: Floats) -> NDArray[np.bool_]:
 
 def encode(values: Floats) -> list[bytes]:
     """One bytes object for each row of values [K, 1024]."""
-    encoded: list[bytes] = []
-    for start in range(0, len(values), ENCODED_AT_ONCE):
-        encoded += _encode_some(values[start : start + ENCODED_AT_ONCE])
+    encoded = [b""] * len(values)
+    for rows in _find_alike(values):
+        for start in range(0, len(rows), ENCODED_AT_ONCE):
+            some = rows[start : start + ENCODED_AT_ONCE]
+            for row, data in zip(some.tolist(), _encode_some(values[some]), strict=True):
+                encoded[row] = data
     return encoded
+
+
+def _find_alike(values: Floats) -> list[NDArray[np.int64]]:
+    """The rows in groups that hold the same range of steps, as the first and the last chunks of many series do; those few of a kind in one
+    group, whose range is that of all."""
+    kept = ~is_absent(values)  # [K, 1024]
+    firsts, lasts = np.argmax(kept, axis=1), STEPS_PER_CHUNK - 1 - np.argmax(kept[:, ::-1], axis=1)
+    order = np.argsort(firsts * STEPS_PER_CHUNK + lasts, kind="stable")
+    changes = np.flatnonzero((np.diff(firsts[order]) != 0) | (np.diff(lasts[order]) != 0)) + 1
+    groups = np.split(order, changes)
+    few = [group for group in groups if len(group) < FEW_ALIKE]
+    return [group for group in groups if len(group) >= FEW_ALIKE] + ([np.concatenate(few)] if few else [])
 
 
 def decode(encoded: Sequence[bytes], out: Floats | None = None) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 
 from app.datasets import timestamps
 from app.datasets.chunks import Floats
-from app.datasets.observations import Ints, Observations, Refusals, mark_missing, show
+from app.datasets.observations import Ints, Observations, Refusals, mark_missing, number_distinct, show
 from app.datasets.store import SERIES_ID
 from app.errors import InvalidObservations, Place
 from app.frames import pl
@@ -18,6 +18,8 @@ SERIES_NAMES = ("series", "series_id", "unique_id", "item_id")
 TIMESTAMP_NAMES = ("timestamp", "ds", "date", "datetime", "time")
 VALUE_NAMES = ("value", "y", "target")
 MAX_ID_CHARACTERS = 256
+BLANKS = " \t"
+"""What may stand around a number in a text."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def _find_role(role: str, given: str | None, usual: tuple[str, ...], found: list
 
 
 def read_columns(frame: pl.DataFrame, roles: Roles, default_series: str, text_rows: Ints | None = None) -> Observations:
-    """The frame's observations. Of a text format all cells are text, and `text_rows` numbers the rows as the sender counts them;
-    of others the columns have types, among which text is no number, and rows count from 1."""
+    """The frame's observations. Of a text format cells are text, or values that are numbers already, and `text_rows` numbers the rows as
+    the sender counts them; of others the columns have types, among which text is no number, and rows count from 1."""
     if frame.is_empty():
         raise InvalidObservations("the table has columns but no rows: there is nothing to store")
 
@@ -108,13 +110,15 @@ def read_series(
     if not (column.dtype.is_integer() or column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
         raise _wrong_type(column.name, "text", column.dtype)
     column = column.cast(pl.String)
-    distinct = column.unique(maintain_order=True).drop_nulls()
-    wrong = [name for name in distinct if not SERIES_ID.fullmatch(name)]
-    if wrong or column.null_count():
-        bad = np.flatnonzero((column.is_null() | column.is_in(wrong)).fill_null(True).to_numpy())
-        refusals.add(bad, lambda i: place(i, "series"), lambda i: describe_id(column[i]))
-        return [], np.zeros(count, np.int64)
-    return distinct.to_list(), column.cast(pl.Enum(distinct)).to_physical().cast(pl.Int64).to_numpy()
+    if not column.null_count():
+        distinct, rows = number_distinct(column)
+        names = distinct.to_list()
+        if all(SERIES_ID.fullmatch(name) for name in names):
+            return names, rows
+    wrong = [name for name in column.unique().drop_nulls() if not SERIES_ID.fullmatch(name)]
+    bad = np.flatnonzero((column.is_null() | column.is_in(wrong)).fill_null(True).to_numpy())
+    refusals.add(bad, lambda i: place(i, "series"), lambda i: describe_id(column[i]))
+    return [], np.zeros(count, np.int64)
 
 
 def describe_id(found: object) -> str:
@@ -125,9 +129,10 @@ def describe_id(found: object) -> str:
 
 
 def _read_values(column: pl.Series, is_text: bool, place: Callable[[int], Place], refusals: Refusals) -> Floats:
-    if is_text:
-        numbers = column.cast(pl.Float64, strict=False)
-        bad = numbers.is_null() & column.is_not_null() & (column != "")
+    if is_text and column.dtype == pl.String:
+        trimmed = column.str.strip_chars(BLANKS)
+        numbers = trimmed.cast(pl.Float64, strict=False)
+        bad = numbers.is_null() & column.is_not_null() & (trimmed != "")
     elif column.dtype.is_numeric() or column.dtype == pl.Null:
         numbers, bad = column.cast(pl.Float64), pl.repeat(False, len(column), eager=True)
     else:

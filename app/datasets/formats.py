@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
 
 from app.contract import ARROW, CSV, JSON, NDJSON, PARQUET
 from app.datasets.bounds import Bounds
-from app.datasets.columns import ColumnOptions, read_columns, recognise
+from app.datasets.columns import ColumnOptions, Roles, read_columns, recognise
 from app.datasets.documents import read_json, read_ndjson
 from app.datasets.observations import MAX_PLACES, Observations, refuse, show
 from app.datasets.unpacking import unpack
@@ -25,6 +26,8 @@ from app.frames import pl
 MEDIA_TYPES = (JSON, NDJSON, CSV, PARQUET, ARROW)
 
 MAX_HEADER_BYTES = 65_536
+COUNTED_AT_ONCE = 65_536
+"""Bytes whose comparison stays in the processor's cache."""
 DEFAULT_BOUNDS = Bounds()
 
 
@@ -62,16 +65,12 @@ def _read(media_type: str, body: bytes, options: ColumnOptions, default_series: 
 
 
 def _read_csv(body: bytes, options: ColumnOptions, default_series: str, bounds: Bounds) -> Observations:
-    bounds.check_rows(body.count(b"\n") - 1)  # before a reader makes rows of them, if only blank ones
+    breaks, commas = _count_marks(body)
+    bounds.check_rows(breaks - 1)  # before a reader makes rows of them, if only blank ones
     header, first_row = _read_header(body, bounds)
-    bounds.check_cells(body.count(b","))
+    bounds.check_cells(commas)
     roles = recognise(header, options)
-    try:
-        frame = pl.read_csv(io.BytesIO(body), infer_schema=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = str(error).partition("\n")[0]
-        refusal = _find_ragged(body, len(header))  # names what the reader only said that it could not read
-        raise refusal or InvalidObservations(f"the CSV could not be read: {reason}; is a quote open?") from error
+    frame = _read_table(body, header, roles)
     if frame.width != len(header):
         raise refuse(
             [{"row": first_row, "detail": f"expected {frame.width} names as the rows have fields, found {len(header)}"}], 1
@@ -84,6 +83,31 @@ def _read_csv(body: bytes, options: ColumnOptions, default_series: str, bounds: 
     if blank.any():
         frame, rows = frame.filter(~blank), rows[~blank.to_numpy()]
     return read_columns(frame, roles, default_series, rows)
+
+
+def _read_table(body: bytes, header: list[str], roles: Roles) -> pl.DataFrame:
+    """All cells as text, but for the values where each is a finite number or missing, which is read straight away."""
+    types = [pl.Float64 if name == roles.value else pl.String for name in header]
+    with suppress(pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        frame = pl.read_csv(io.BytesIO(body), infer_schema=False, schema_overrides=types)
+        if frame.width == len(header) and frame.to_series(header.index(roles.value)).is_finite().all():
+            return frame
+    try:
+        return pl.read_csv(io.BytesIO(body), infer_schema=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).partition("\n")[0]
+        refusal = _find_ragged(body, len(header))  # names what the reader only said that it could not read
+        raise refusal or InvalidObservations(f"the CSV could not be read: {reason}; is a quote open?") from error
+
+
+def _count_marks(body: bytes) -> tuple[int, int]:
+    """(line breaks, commas). `bytes.count` begins anew behind each one it finds: where every tenth byte is one, it takes four times as long."""
+    breaks = commas = 0
+    for start in range(0, len(body), COUNTED_AT_ONCE):
+        part = np.frombuffer(body, np.uint8, min(COUNTED_AT_ONCE, len(body) - start), start)
+        breaks += int(np.count_nonzero(part == ord("\n")))
+        commas += int(np.count_nonzero(part == ord(",")))
+    return breaks, commas
 
 
 def _read_header(body: bytes, bounds: Bounds) -> tuple[list[str], int]:

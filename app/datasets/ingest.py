@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app import faults
 from app.database import utc_now
 from app.datasets.chunks import STEP_BITS, STEPS_PER_CHUNK, Floats, encode, is_absent, make_absent
-from app.datasets.observations import MAX_PLACES, Bools, Ints, Observations, refuse
+from app.datasets.observations import MAX_PLACES, Bools, Ints, Observations, find_runs, refuse
 from app.datasets.placing import Placed, Settled, place
 from app.datasets.schemas import Receipt
 from app.datasets.service import Opened
@@ -50,8 +50,9 @@ class _Stock:
         self.counts += np.bincount(series, minlength=len(self.ids))
         self.missing += np.bincount(series[~has_value], minlength=len(self.ids))
         valued, at = (series, steps) if has_value.all() else (series[has_value], steps[has_value])
-        last = np.flatnonzero(np.diff(valued, append=-1))
-        self.cutoffs[valued[last]] = np.maximum(self.cutoffs[valued[last]], at[last])
+        if len(valued):
+            last = np.append(find_runs(valued)[1:], len(valued)) - 1
+            self.cutoffs[valued[last]] = np.maximum(self.cutoffs[valued[last]], at[last])
         self.changed[series] = True
 
 
@@ -60,7 +61,7 @@ def upsert(session: Session, dataset: Opened, observations: Observations, on_con
     becomes of a step that holds another value: replace it, keep it, or refuse the request."""
     is_first = dataset.freq is None
     placed = place(observations, Settled(dataset.freq, dataset.phase_us, dataset.time_zone, dataset.aggregate))
-    firsts = np.flatnonzero(np.diff(placed.series, prepend=-1))
+    firsts = find_runs(placed.series)
     ends = np.append(firsts[1:], len(placed.series)) - 1
     _check_span(observations, placed.steps[firsts], placed.steps[ends], max_span_steps)
     if dataset.freq is None or dataset.phase_us is None:
@@ -159,7 +160,7 @@ def _merge(
 ) -> tuple[int, int]:
     """(inserted, updated) steps. A slice of the touched chunks at a time, so that memory stays bounded however many there are."""
     numbers = placed.steps >> STEP_BITS
-    starts = np.flatnonzero((np.diff(placed.series, prepend=-1) != 0) | (np.diff(numbers, prepend=BEFORE_ALL) != 0))
+    starts = find_runs(placed.series, numbers)
     bounds = np.append(starts, len(numbers))
     inserted = updated = 0
     for first in range(0, len(starts), CHUNKS_PER_SLICE):
@@ -169,7 +170,7 @@ def _merge(
         series, values = placed.series[part], placed.values[part]
         chunks, are_new = _read_touched(session, stock, placed.series[edges[:-1]], numbers[edges[:-1]])
         if are_new:
-            chunks[chunk_of, at] = values
+            chunks.reshape(-1)[(chunk_of << STEP_BITS) + at] = values
             write_chunks(session, dataset.workspace_id, stock.ids[placed.series[edges[:-1]]], numbers[edges[:-1]], chunks)
             stock.count_new(series, placed.steps[part], values)
             inserted += len(values)

@@ -1,5 +1,7 @@
 """What every format is read into: columns of checked observations that still know where in the body each stood."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +11,15 @@ from numpy.typing import NDArray
 
 from app.datasets.chunks import NULL, Floats
 from app.errors import InvalidObservations, Place
+from app.frames import pl
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 MAX_PLACES = 20
 MAX_FOUND_CHARACTERS = 80
+RUNS_FROM, RUNS_SAMPLE = 10_000, 1_000
+"""The shortest column of which the first so many cells tell whether it says the same in long runs."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +76,26 @@ def mark_missing(values: Floats) -> Floats:
     """The same array, every NaN in it the one that means a missing value which was sent."""
     values[np.isnan(values)] = NULL
     return values
+
+
+def number_distinct(column: pl.Series) -> tuple[pl.Series, Ints]:
+    """(the distinct texts [D] in order of appearance, which of them each cell is [N]) of a column without nulls."""
+    if len(column) >= RUNS_FROM and column.head(RUNS_SAMPLE).rle().len() < RUNS_SAMPLE // 4:
+        runs = column.rle().struct.unnest()  # a run's first cell stands for all: bodies are mostly sorted by series
+        distinct, rows = _number_distinct(runs["value"])
+        return distinct, np.repeat(rows, runs["len"].to_numpy())
+    return _number_distinct(column)
+
+
+def _number_distinct(column: pl.Series) -> tuple[pl.Series, Ints]:
+    distinct = column.unique(maintain_order=True)
+    return distinct, column.cast(pl.Enum(distinct)).to_physical().cast(pl.Int64).to_numpy()
+
+
+def find_runs(*columns: Ints) -> Ints:
+    """Where runs of equal rows begin: at the first row [N], and wherever a column differs from the row before."""
+    begins = np.ones(len(columns[0]), np.bool_)
+    begins[1:] = False
+    for column in columns:
+        begins[1:] |= column[1:] != column[:-1]
+    return np.flatnonzero(begins)

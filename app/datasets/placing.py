@@ -46,9 +46,13 @@ def place(observations: Observations, settled: Settled) -> Placed:
         series = np.repeat(series, observations.lengths)
         steps = np.repeat(steps, observations.lengths) + np.arange(len(series)) - starts
         points = steps
-    order = _sort(series, steps, points if settled.aggregate == "last" else None)
-    series, steps, values = series[order], steps[order], observations.values[order]
-    same = np.flatnonzero((np.diff(series) == 0) & (np.diff(steps) == 0)) + 1
+    values, order = observations.values, np.arange(len(series))
+    same_series, advance = series[1:] == series[:-1], steps[1:] - steps[:-1]
+    if settled.aggregate == "last" or (series[1:] < series[:-1]).any() or (same_series & (advance < 0)).any():
+        order = _sort(series, steps, points if settled.aggregate == "last" else None)
+        series, steps, values = series[order], steps[order], values[order]
+        same_series, advance = series[1:] == series[:-1], steps[1:] - steps[:-1]
+    same = np.flatnonzero(same_series & (advance == 0)) + 1
     if not len(same):
         return Placed(grid, series, steps, values, order)
     firsts = np.setdiff1d(np.arange(len(steps)), same, assume_unique=True)
@@ -150,9 +154,6 @@ def _sort(series: Ints, steps: Ints, points: Ints | None) -> Ints:
     """The order by series, step and (if given) point; equal ones keep the body's order."""
     if points is not None:
         return np.lexsort((points, steps, series))
-    turn = np.diff(series)
-    if ((turn > 0) | ((turn == 0) & (np.diff(steps) >= 0))).all():
-        return np.arange(len(steps))
     low = steps.min()
     span = int(steps.max()) - int(low) + 1
     if span * (int(series.max()) + 1) < 2**62:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 
 from app.calendar import DAY_US, MAX_STEP
-from app.datasets.observations import Bools, Ints
+from app.datasets.observations import Bools, Ints, number_distinct
 from app.frames import pl
 from app.zones import END_US, FIRST_US, FIRST_YEAR, LAST_YEAR, SECOND_US
 
@@ -127,12 +128,33 @@ def _from_datetimes(column: pl.Series, dtype: pl.Datetime) -> Points:
 
 def _from_text(text: pl.Series) -> Points:
     """Of a long column that mostly says the same again, as that of many series does, each text is read once."""
-    is_long = len(text) >= FOLDED_FROM and not text.null_count()
-    if not is_long or text.gather_every(len(text) // FOLDED_SAMPLE).n_unique() > FOLDED_SAMPLE // 2:
+    if len(text) < FOLDED_FROM or text.null_count():
         return _from_texts(text)
-    distinct = text.unique(maintain_order=True)
-    points, rows = _from_texts(distinct), text.cast(pl.Enum(distinct)).to_physical().to_numpy()
-    return Points(points.points[rows], points.is_naive[rows], points.is_integer, points.bad[rows])
+    period = _find_period(text)
+    if period is not None:
+        points = _from_texts(text.head(period))
+        return _arrange(points, lambda cells: np.resize(cells, len(text)))
+    if text.gather_every(len(text) // FOLDED_SAMPLE).n_unique() > FOLDED_SAMPLE // 2:
+        return _from_texts(text)
+    distinct, rows = number_distinct(text)
+    return _arrange(_from_texts(distinct), lambda cells: cells[rows])
+
+
+def _arrange(points: Points, cells: Callable[[Any], Any]) -> Points:
+    """The same points in another order and number."""
+    return Points(cells(points.points), cells(points.is_naive), points.is_integer, cells(points.bad))
+
+
+def _find_period(text: pl.Series) -> int | None:
+    """After how many cells the column begins again, over and over: series after series with the same timestamps. None if it does not."""
+    again = (text.head(len(text) // 2 + 1) == text[0]).arg_true()
+    if len(again) < 2:
+        return None
+    period = again[1]
+    for count in (2 * period, len(text)):  # most that do not repeat differ early
+        if not (text.slice(period, count - period) == text.head(count - period)).all():
+            return None
+    return int(period)
 
 
 def _from_texts(text: pl.Series) -> Points:

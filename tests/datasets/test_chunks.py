@@ -43,6 +43,18 @@ def test_more_chunks_than_are_encoded_at_once_keep_their_order() -> None:
     assert_same_bits(decode(encode(values)), values)
 
 
+def test_chunks_are_encoded_with_those_that_hold_the_same_steps() -> None:
+    """The first and the last of each of many series in turn, and one of another range among them."""
+    values = make_absent(401)
+    values[0::2, 100:], values[1::2, :500] = np.arange(STEPS_PER_CHUNK - 100), np.arange(500) / 4
+    values[200] = values[200, ::-1].copy()
+    encoded = encode(values)
+    assert_same_bits(decode(encoded), values)
+    assert encoded[0] == encode(values[:1])[0]
+    assert encoded[1] == encode(values[1:2])[0]
+    assert encoded[200] == encode(values[200:201])[0]
+
+
 def test_hourly_two_decimal_values_take_less_than_three_bytes_each() -> None:
     hours = np.arange(100 * STEPS_PER_CHUNK).reshape(100, -1)
     noise = np.random.default_rng(0).normal(0, 5, hours.shape)

@@ -9,11 +9,14 @@ import orjson
 import polars as pl
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.database import Database
 from app.datasets import formats, timestamps
 from app.datasets.bounds import Bounds
 from app.datasets.columns import ColumnOptions
+from app.datasets.observations import number_distinct
 from app.errors import BodyTooLarge, EngramError, InvalidObservations, UnsupportedMediaType
 from app.tables import Chunk, Dataset, Series
 
@@ -304,8 +307,10 @@ def test_a_step_dataset_and_a_dated_one_do_not_mix(client: Any) -> None:
 def test_timestamps_that_come_again_and_again_are_read_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["2024-01-01T00:00:00Z", "2024-01-01", "2024-02-30T00:00:00Z", "2024-01-01T02:00:00+05:30", "nonsense", ""]
     numbers = ["1", "2", "-3", "x", "99999999999999999999"]
-    for few in (texts, texts[:1], texts[2:], numbers, [*texts, None]):
-        column = pl.Series("timestamp", few * 3_000)
+    shared = [few * 3_000 for few in (texts, texts[:1], texts[2:], numbers, [*texts, None])]
+    almost = [*shared[0][:-1], texts[0]], [*shared[0][:-2], texts[1]], shared[0] + texts[:4], texts[:1] + texts[1:4] * 5_000
+    for cells in (*shared, *almost):
+        column = pl.Series("timestamp", cells)
         folded = timestamps.read_points(column)
         with monkeypatch.context() as patch:
             patch.setattr(timestamps, "FOLDED_FROM", 10**9)
@@ -316,3 +321,40 @@ def test_timestamps_that_come_again_and_again_are_read_as_each_alone(monkeypatch
         np.testing.assert_array_equal(folded.points[~folded.bad], plain.points[~plain.bad])
         np.testing.assert_array_equal(folded.is_naive[~folded.bad], plain.is_naive[~plain.bad])
         assert folded.is_integer is plain.is_integer
+
+
+def test_series_are_numbered_alike_in_runs_and_in_turn() -> None:
+    names = [f"s{number}" for number in range(7)]
+    in_turn = pl.Series(names * 2_000)
+    in_runs, sorted_but_one = in_turn.sort(), pl.concat([in_turn.sort(), pl.Series(["s3", "s9"])])
+    for column in (in_turn, in_runs, sorted_but_one, in_runs.reverse()):
+        distinct, rows = number_distinct(column)
+        assert distinct.to_list() == list(dict.fromkeys(column.to_list()))
+        assert distinct.gather(rows).equals(column)
+
+
+@given(st.lists(st.text("0123456789.eE+-_ \tainfNA", max_size=9) | st.floats().map(repr), min_size=1, max_size=4))
+def test_a_csv_s_values_are_the_same_read_straight_away_or_as_text(cells: list[str]) -> None:
+    """With a cell that is no number among them all are read as text."""
+    lines = [f"a,2024-01-{day:02},{cell}" for day, cell in enumerate(cells, 1)]
+    error = None
+    try:
+        found = parse("\n".join(["series,timestamp,value", *lines]), formats.CSV).values
+    except InvalidObservations as refused:
+        error = refused
+    refused = refuse("\n".join(["series,timestamp,value", *lines, "a,2024-02-01,x"]), formats.CSV)
+    assert isinstance(refused, InvalidObservations)
+    wrong = [place["row"] for place in refused.errors]
+    assert wrong == [*(place["row"] for place in (error.errors if error else [])), len(cells) + 2]
+    if error is None:
+        expected = [float(cell.strip(" \t") or "nan") for cell in cells]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_blanks_around_a_number_of_a_csv_are_no_part_of_it() -> None:
+    for other in ("", "2024-01-09,x\n"):
+        text = "timestamp,value\n2024-01-01, 1\n2024-01-02,2\t\n2024-01-03,  \n" + other
+        if not other:
+            np.testing.assert_array_equal(parse(text, formats.CSV).values, [1, 2, np.nan])
+        else:
+            assert [place["row"] for place in refuse(text, formats.CSV).errors] == [5]
