@@ -8,8 +8,12 @@ from app.lstm.windows import Floats
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FEWEST_WINDOWS = 6
-SHRINKAGE = 60.0
+SHRINKAGE = 30.0
 """Scores that the assumption of well chosen widths is worth, when there are others to correct it."""
+SHRINKAGE_OF_SHAPE = 1000.0
+"""Scores that it is worth that all gaps are wrong by the same factor: one number is known from few scores, six are not."""
+COMMON = (0.1, 0.9)
+"""The interval that this factor is found by, or what levels come nearest."""
 INDEPENDENT_STEPS = 4
 """Steps ahead of one window err together: a window is never worth more scores than this."""
 LEAST_GAIN = 0.03
@@ -76,26 +80,58 @@ def window_errors(median: Floats, actual: Floats) -> Floats:
     return np.asarray(error.sum(1) / np.maximum(seen.sum(1), 1))
 
 
-def choose_stretches(quantiles: Floats, actual: Floats, levels: tuple[float, ...]) -> tuple[tuple[float, ...], float]:
+def choose_stretches(
+    quantiles: Floats,
+    actual: Floats,
+    levels: tuple[float, ...],
+    shrinkage: float = SHRINKAGE,
+    shrinkage_of_shape: float = SHRINKAGE_OF_SHAPE,
+) -> tuple[tuple[float, ...], float]:
     """Factors of the gaps, from the median outwards, that make each level's share of held-out observations nominal
-    (split conformal prediction; Romano, Patterson & Candès, 2019), pooled over series and steps and drawn towards 1
-    where scores are few; and how many scores there were, for what they are worth."""
+    (split conformal prediction; Romano, Patterson & Candès, 2019), pooled over series and steps; and how many scores there
+    were, for what they are worth. Where these are few, all gaps are drawn towards one factor, and that towards 1."""
     seen = np.isfinite(actual)  # [W, H]
     worth = float(np.minimum(seen.sum(1), INDEPENDENT_STEPS).sum())
     middle = levels.index(0.5)
     rows, happened = quantiles[seen], actual[seen]  # [N, Q], [N]
     gaps = np.maximum(np.diff(rows, axis=1), 1e-9)  # [N, Q - 1]
+    if not worth or len(levels) == 1:
+        return (1.0,) * (len(levels) - 1), worth
+    common = draw(find_common(happened - rows[:, middle], gaps, levels, worth), 1.0, worth, shrinkage)
     stretches = np.ones(len(levels) - 1)
     for places, sign in ((range(middle, len(levels) - 1), 1.0), (range(middle - 1, -1, -1), -1.0)):
         edge = np.zeros(len(rows))  # [N], how far out the levels so far reach
         for place in places:
             level = levels[place + 1] if sign > 0 else 1 - levels[place]
             beyond = (sign * (happened - rows[:, middle]) - edge) / gaps[:, place]  # [N]
-            factor = float(np.quantile(beyond, level)) if len(beyond) else 1.0
-            factor = 1 + (factor - 1) * worth / (worth + SHRINKAGE)
-            stretches[place] = np.clip(factor, NARROWEST, WIDEST)
+            stretches[place] = draw(quantile_of_next(beyond, level, worth), common, worth, shrinkage_of_shape)
             edge += stretches[place] * gaps[:, place]
     return tuple(float(s) for s in stretches), worth
+
+
+def find_common(error: Floats, gaps: Floats, levels: tuple[float, ...], worth: float) -> float:
+    """One factor of all gaps [N, Q - 1], by which the errors of the median [N] stay within the interval COMMON as often as they
+    should; within what there is of it, where levels are on one side only."""
+    middle = levels.index(0.5)
+    share, scores = 1.0, np.full(len(error), -np.inf)  # [N], the larger of what each side says
+    if middle > 0:
+        low = min(range(middle), key=lambda place: abs(levels[place] - COMMON[0]))
+        share, scores = share - levels[low], -error / gaps[:, low:middle].sum(1)
+    if middle < len(levels) - 1:
+        high = min(range(middle + 1, len(levels)), key=lambda place: abs(levels[place] - COMMON[1]))
+        share, scores = share - (1 - levels[high]), np.maximum(scores, error / gaps[:, middle:high].sum(1))
+    return quantile_of_next(scores, share, worth)
+
+
+def quantile_of_next(scores: Floats, level: float, worth: float) -> float:
+    """What the next score stays below with a chance of `level`, from scores [N] that are worth so many independent ones. Of n, the
+    quantile itself is passed more often: (1 + 1/n) times the level is the place (Romano, Patterson & Candès, 2019)."""
+    return float(np.quantile(scores, min(1.0, level * (1 + 1 / worth))))
+
+
+def draw(factor: float, towards: float, worth: float, shrinkage: float) -> float:
+    """A factor from scores worth so many, beside another that is worth `shrinkage`; within bounds."""
+    return float(np.clip(towards + (factor - towards) * worth / (worth + shrinkage), NARROWEST, WIDEST))
 
 
 def stretch_gaps(quantiles: Floats, stretches: tuple[float, ...], middle: int) -> Floats:
