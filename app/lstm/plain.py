@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from app.lstm.cell import LstmStack
 from app.lstm.config import Config
-from app.lstm.decision import SHRINKAGE, Decision, Trial, choose_stretches, stretch_gaps
+from app.lstm.decision import Decision, Trial, choose_stretches, stretch_gaps
 from app.lstm.scaling import Scaling, fill, fit_scaling
 from app.lstm.windows import Floats, fit_length
 
@@ -106,7 +106,7 @@ class PlainEnsemble:
         quantiles = to_quantiles(trial.net, spreads, levels)  # [W, H, Q]
         stretches, scores = choose_stretches(quantiles, trial.actual, levels, math.inf, SHRINKAGE_OF_SHAPE)
         reason = f"by the residuals of {len(trial)} held-out windows"
-        return Decision(1.0, stretches, reason, scores >= SHRINKAGE, spreads)
+        return Decision(1.0, stretches, reason, scores >= SHRINKAGE_OF_SHAPE, spreads)
 
     def settle(self, decision: Decision) -> "PlainEnsemble":
         """The same network with what was decided."""
