@@ -26,6 +26,8 @@ ROWS_AT_ONCE = 500
 VERSIONS_AT_ONCE = 10
 """Each takes its artifact along and its kept backtest, of up to 200 series a cutoff."""
 PAUSE_SECONDS = 0.05
+LATE = timedelta(minutes=1)
+"""Who waited for the row of another that began meanwhile comes with a time before that one's: no clock was set back for it."""
 KEPT_PARTS = timedelta(hours=24)
 """The row of a worker or scheduler that was killed: long enough to be asked about, and alerted on."""
 
@@ -69,7 +71,7 @@ def _claim(database: Database, settings: Settings, owner: str) -> datetime | Non
 def _is_due(session: Session, settings: Settings) -> sa.ColumnElement[bool]:
     now = database_now(session)
     before = now - timedelta(seconds=settings.housekeeping_seconds)
-    is_ahead = Housekeeping.started_at > now  # the clock was set back since
+    is_ahead = Housekeeping.started_at > now + LATE  # the clock was set back since
     return sa.or_(Housekeeping.started_at.is_(None), Housekeeping.started_at < before, is_ahead)
 
 

@@ -84,6 +84,14 @@ def test_of_many_who_look_at_once_one_does_it(database: Database, settings: Sett
     assert sum(removed is not None for removed in done) == 1
 
 
+def test_one_that_began_while_others_waited_for_its_row_is_the_one(database: Database, settings: Settings) -> None:
+    for ahead, is_due in ((timedelta(seconds=1), False), (timedelta(hours=1), True)):
+        with database.write() as session:
+            session.execute(sa.update(Housekeeping).values(started_at=utc_now() + ahead))
+            session.commit()
+        assert (keep(database, settings) is not None) is is_due
+
+
 def add_versions(session: Session, model: Model, training: Training, numbers: range) -> None:
     for number in numbers:
         version = Version(
