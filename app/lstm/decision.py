@@ -1,5 +1,6 @@
 """What held-out windows decide: how much the net counts beside the prior, and how wide the quantiles must be."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ from app.lstm.windows import Floats
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FEWEST_WINDOWS = 6
+FEW_SCORES = 60
+"""With fewer, a training warns that its widths rest on them."""
 SHRINKAGE = 30.0
 """Scores that the assumption of well chosen widths is worth, when there are others to correct it."""
 SHRINKAGE_OF_SHAPE = 1000.0
@@ -54,7 +57,7 @@ def decide(trial: Trial | None, levels: tuple[float, ...], default: float) -> De
     blend = weight * trial.net + (1 - weight) * trial.prior  # [W, H, Q]
     stretches, scores = choose_stretches(blend, trial.actual, levels)
     reason = f"on {len(trial)} held-out windows the net got a weight of {weight}, the prior the rest"
-    return Decision(weight, stretches, reason, scores >= SHRINKAGE)
+    return Decision(weight, stretches, reason, scores >= FEW_SCORES)
 
 
 def choose_weight(trial: Trial, middle: int, default: float) -> float:
@@ -84,12 +87,13 @@ def choose_stretches(
     quantiles: Floats,
     actual: Floats,
     levels: tuple[float, ...],
-    shrinkage: float = SHRINKAGE,
-    shrinkage_of_shape: float = SHRINKAGE_OF_SHAPE,
+    *,
+    is_schooled: bool = True,
 ) -> tuple[tuple[float, ...], float]:
     """Factors of the gaps, from the median outwards, that make each level's share of held-out observations nominal
     (split conformal prediction; Romano, Patterson & Candès, 2019), pooled over series and steps; and how many scores there
-    were, for what they are worth. Where these are few, all gaps are drawn towards one factor, and that towards 1."""
+    were, for what they are worth. Where these are few, all gaps are drawn towards one factor, and that towards 1; each by itself towards 1
+    where no prior was schooled to give the quantiles their shape."""
     seen = np.isfinite(actual)  # [W, H]
     worth = float(np.minimum(seen.sum(1), INDEPENDENT_STEPS).sum())
     middle = levels.index(0.5)
@@ -97,14 +101,17 @@ def choose_stretches(
     gaps = np.maximum(np.diff(rows, axis=1), 1e-9)  # [N, Q - 1]
     if not worth or len(levels) == 1:
         return (1.0,) * (len(levels) - 1), worth
-    common = draw(find_common(happened - rows[:, middle], gaps, levels, worth), 1.0, worth, shrinkage)
+    common, shrinkage, count = 1.0, float(FEW_SCORES), math.inf
+    if is_schooled:
+        common = draw(find_common(happened - rows[:, middle], gaps, levels, worth), 1.0, worth, SHRINKAGE)
+        shrinkage, count = SHRINKAGE_OF_SHAPE, worth
     stretches = np.ones(len(levels) - 1)
     for places, sign in ((range(middle, len(levels) - 1), 1.0), (range(middle - 1, -1, -1), -1.0)):
         edge = np.zeros(len(rows))  # [N], how far out the levels so far reach
         for place in places:
             level = levels[place + 1] if sign > 0 else 1 - levels[place]
             beyond = (sign * (happened - rows[:, middle]) - edge) / gaps[:, place]  # [N]
-            stretches[place] = draw(quantile_of_next(beyond, level, worth), common, worth, shrinkage_of_shape)
+            stretches[place] = draw(quantile_of_next(beyond, level, count), common, worth, shrinkage)
             edge += stretches[place] * gaps[:, place]
     return tuple(float(s) for s in stretches), worth
 

@@ -1,6 +1,5 @@
 """The network of the textbooks: an LSTM over single observations and a dense layer. It learns and serves as the default one does."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import NormalDist
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from app.lstm.cell import LstmStack
 from app.lstm.config import Config
-from app.lstm.decision import Decision, Trial, choose_stretches, stretch_gaps
+from app.lstm.decision import FEW_SCORES, Decision, Trial, choose_stretches, stretch_gaps
 from app.lstm.scaling import Scaling, fill, fit_scaling
 from app.lstm.windows import Floats, fit_length
 
@@ -103,10 +102,9 @@ class PlainEnsemble:
             reason = "there was nothing to hold out; quantiles are as wide as the data is spread" if point else "as learned"
             return Decision(1.0, (1.0,) * (len(levels) - 1), reason, False, spreads)
         spreads = measure_spreads(trial.actual - trial.net[..., 0]) if point else ()
-        quantiles = to_quantiles(trial.net, spreads, levels)  # [W, H, Q]
-        stretches, scores = choose_stretches(quantiles, trial.actual, levels, math.inf, SHRINKAGE_OF_SHAPE)
+        stretches, scores = choose_stretches(to_quantiles(trial.net, spreads, levels), trial.actual, levels, is_schooled=False)
         reason = f"by the residuals of {len(trial)} held-out windows"
-        return Decision(1.0, stretches, reason, scores >= SHRINKAGE_OF_SHAPE, spreads)
+        return Decision(1.0, stretches, reason, scores >= FEW_SCORES, spreads)
 
     def settle(self, decision: Decision) -> "PlainEnsemble":
         """The same network with what was decided."""
@@ -136,8 +134,6 @@ class PlainEnsemble:
 LIKE_EACH_OTHER = 10.0
 """Residuals that the spread over all steps is worth beside those of one step."""
 LEAST_SPREAD = 1e-6
-SHRINKAGE_OF_SHAPE = 60.0
-"""Scores that each gap as it is, is worth. No prior was schooled to give these quantiles their shape: they are not drawn to one factor."""
 
 
 def measure_spreads(residuals: Floats) -> tuple[float, ...]:

@@ -36,7 +36,7 @@ def test_few_scores_widen_all_gaps_alike():
     stretches, _ = choose_stretches(held_out.prior, held_out.actual, LEVELS)
     assert max(stretches) - min(stretches) < 0.1
     np.testing.assert_allclose(stretches, 1 + (2 - 1) * 32 / 62, atol=0.2)
-    shaped, _ = choose_stretches(held_out.prior, held_out.actual, LEVELS, shrinkage_of_shape=60.0)
+    shaped, _ = choose_stretches(held_out.prior, held_out.actual, LEVELS, is_schooled=False)
     assert max(shaped) - min(shaped) > 0.1
 
 

@@ -44,7 +44,7 @@ def test_the_reference_example_is_one_request(noise):
     forecast = Forecaster.from_bytes(learned.artifact).predict(noise[0][None])
     assert forecast.shape == (1, 1, 7)
     assert (np.diff(forecast, axis=-1) > 0).all()
-    np.testing.assert_allclose(forecast[0, 0, [0, 3, 6]], [0, 0.5, 1], atol=0.25)  # uniform noise: nothing else is to be known
+    np.testing.assert_allclose(forecast[0, 0, [0, 3, 6]], [0, 0.5, 1], atol=0.2)  # uniform noise: nothing else is to be known
     assert seen[-1].fraction == 1.0
 
 
