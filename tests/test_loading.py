@@ -6,9 +6,11 @@ import sys
 from app.loading import leave_out
 
 LEARN_ALL = """
-import hashlib, sys, time, numpy as np
+import hashlib, importlib, sys, time, numpy as np
 if sys.argv[1:] == ["preloaded"]:
-    import app.training.preloaded
+    from app.training.supervision import PRELOADED
+    for name in PRELOADED:
+        importlib.import_module(name)
 from app.lstm import Request, Series, learn
 from app.lstm.config import ACTIVATIONS, LOSSES, OPTIMIZERS
 steps = np.arange(80)
@@ -50,3 +52,9 @@ def test_a_child_of_the_forkserver_learns_the_same_bytes_without_what_is_left_ou
     assert len(whole.stdout.split()) == 12
     assert preloaded.stdout == whole.stdout
     assert (whole.stderr.split()[-1], preloaded.stderr.split()[-1]) == ("True", "False")
+
+
+def test_a_worker_loads_no_library_for_colourful_tracebacks() -> None:
+    load = "import sys; from app.loading import load_quietly\nwith load_quietly(): import workers.celery_app\n"
+    code = load + "assert 'structlog' in sys.modules and 'rich.traceback' not in sys.modules; import rich.traceback"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -72,11 +72,13 @@ def encode(values: Floats) -> list[bytes]:
 def _find_alike(values: Floats) -> list[NDArray[np.int64]]:
     """The rows in groups that hold the same range of steps, as the first and the last chunks of many series do; those few of a kind in one
     group, whose range is that of all."""
+    if len(values) < FEW_ALIKE:
+        return [np.arange(len(values))]
     kept = ~is_absent(values)  # [K, 1024]
     firsts, lasts = np.argmax(kept, axis=1), STEPS_PER_CHUNK - 1 - np.argmax(kept[:, ::-1], axis=1)
-    order = np.argsort(firsts * STEPS_PER_CHUNK + lasts, kind="stable")
-    changes = np.flatnonzero((np.diff(firsts[order]) != 0) | (np.diff(lasts[order]) != 0)) + 1
-    groups = np.split(order, changes)
+    ranges = firsts * STEPS_PER_CHUNK + lasts
+    order = np.argsort(ranges, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(ranges[order])) + 1)
     few = [group for group in groups if len(group) < FEW_ALIKE]
     return [group for group in groups if len(group) >= FEW_ALIKE] + ([np.concatenate(few)] if few else [])
 

@@ -92,6 +92,7 @@ def _read_table(body: bytes, header: list[str], roles: Roles) -> pl.DataFrame:
         frame = pl.read_csv(io.BytesIO(body), infer_schema=False, schema_overrides=types)
         if frame.width == len(header) and frame.to_series(header.index(roles.value)).is_finite().all():
             return frame
+        del frame  # not both in memory
     try:
         return pl.read_csv(io.BytesIO(body), infer_schema=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
