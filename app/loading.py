@@ -28,28 +28,27 @@ def load_quietly() -> Iterator[None]:
 
 
 @contextmanager
-def leave_out(name: str) -> Iterator[None]:
-    """Who imports this module meanwhile gets an empty one, and afterwards the real one. One that is loaded already stays."""
-    if name in sys.modules:
-        yield
-        return
-    finder = _Empty(name)
+def leave_out(*names: str) -> Iterator[None]:
+    """Who imports these modules meanwhile gets empty ones, and afterwards the real ones. Those that are loaded already stay."""
+    names = tuple(name for name in names if name not in sys.modules)
+    finder = _Empty(names)
     sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
-        sys.modules.pop(name, None)
+        for name in names:
+            sys.modules.pop(name, None)
 
 
 class _Empty(MetaPathFinder, Loader):
-    """Finds the module of this name, and nothing in it."""
+    """Finds the modules of these names, and nothing in them."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname == self._name else None
+        return ModuleSpec(fullname, self) if fullname in self._names else None
 
     def create_module(self, spec: ModuleSpec) -> None:
         """None: an ordinary module."""
