@@ -240,6 +240,9 @@ def _insert(session: Session, table: type[Base]) -> Any:
 
 
 def _prepare_postgres(connection: Any, _record: object) -> None:
+    from psycopg.types.array import ListBinaryDumper  # not loaded where the database is SQLite
+
+    connection.adapters.register_dumper(list, ListBinaryDumper)  # of itself psycopg writes lists as text, at ten times the cost
     with connection.cursor() as cursor:
         for name, value in SILENCE_THERE.items():
             cursor.execute(f"SET {name} = {value}")

@@ -1,21 +1,27 @@
 """Statements that go to SQLite's driver find what SQLAlchemy finds, on both databases; what a glance may see, and what not."""
 
 import sqlite3
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.database import Database, NotAtAGlanceError, utc_now
-from app.statements import Statement
+from app.statements import Statement, columns_of
 from app.tables import Workspace
 
 _NAMED = Statement(
     lambda _: sa.select(Workspace.name, Workspace.created_at, Workspace.limits).where(Workspace.name >= sa.bindparam("least"))
 )
-_RENAME = Statement(
-    lambda _: sa.update(Workspace).where(Workspace.name == sa.bindparam("old")).values(name=sa.bindparam("new"))
-)
+
+
+def _rename(is_sqlite: bool) -> Any:
+    row = columns_of(is_sqlite, {"old": Workspace.name, "new": Workspace.name})
+    return sa.update(Workspace).where(Workspace.name == row["old"]).values(name=row["new"])
+
+
+_RENAME = Statement(_rename)
 
 
 def add(session: Session, *names: str) -> None:
@@ -31,17 +37,36 @@ def test_rows_are_those_of_sqlalchemy(database: Database) -> None:
         assert found == list(map(tuple, expected))
         assert found[0][1].tzinfo is not None
         assert [len(rows) for rows in _NAMED.partitions(session, 2, least="x")] == [2, 1]
-        _RENAME.run_all(session, [{"old": "x", "new": "p"}, {"old": "y", "new": "q"}])
+        _RENAME.run_all(session, [{"old": ["x"], "new": ["p"]}, {"old": ["y"], "new": ["q"]}])
         assert sorted(row[0] for row in _NAMED.rows(session, least="p")) == ["p", "q", "z"]
         session.rollback()
         assert not _NAMED.rows(session, least="p")
 
 
-def test_errors_are_those_of_sqlalchemy(database: Database) -> None:
+@pytest.mark.parametrize(
+    "blocks", [[{"old": ["x"], "new": ["y"]}], [{"old": ["x"], "new": ["p"]}, {"old": ["y"], "new": ["p"]}]]
+)
+def test_errors_are_those_of_sqlalchemy(database: Database, blocks: list[dict[str, list[str]]]) -> None:
     with database.write() as session:
         add(session, "x", "y")
         with pytest.raises(sa.exc.IntegrityError):
-            _RENAME.run_all(session, [{"old": "x", "new": "y"}])
+            _RENAME.run_all(session, blocks)
+    with database.read() as session:
+        assert not _NAMED.rows(session, least="p")
+
+
+def test_a_server_that_goes_away_is_told_as_sqlalchemy_would(database: Database) -> None:
+    if database.dialect != "postgresql":
+        pytest.skip("SQLite has no server")
+    with database.write() as session:
+        add(session, "x")
+        server = session.scalar(sa.text("SELECT pg_backend_pid()"))
+        with database.write() as other:
+            other.execute(sa.text("SELECT pg_terminate_backend(:server, 5000)"), {"server": server})
+        with pytest.raises(sa.exc.OperationalError):
+            _RENAME.run_all(session, [{"old": ["x"], "new": ["p"]}])
+    with database.read() as session:  # the broken connection is not used again
+        assert not _NAMED.rows(session, least="p")
 
 
 def test_a_glance_sees_one_snapshot_and_leaves_no_transaction(database: Database) -> None:

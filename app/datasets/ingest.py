@@ -1,6 +1,6 @@
 """Placed observations -> chunks: read those touched, merge, write back, under the lock of their series. Flushes, never commits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ from app.datasets.schemas import Receipt
 from app.datasets.service import Opened
 from app.datasets.store import BEFORE_ALL, among, find_cutoffs, insert_into, pack, parameter, read_pairs
 from app.errors import Conflict, SpanTooLong
-from app.statements import Statement, is_on_sqlite
+from app.statements import Block, Statement, columns_of, is_on_sqlite
 from app.tables import Chunk, Dataset, Series
 
 CHUNKS_PER_SLICE = 2_048
 """Chunks merged at once: 16 MiB before and 16 MiB after."""
+CHUNKS_PER_BLOCK = 512
+"""Chunks that go to the database at once, while the next are encoded."""
 AFTER_ALL = 2**62
 SPARSE = 0.5
 """Below this part of steps with an observation an inferred freq is worth a warning."""
@@ -124,15 +126,29 @@ def _hold_series(session: Session, dataset: Opened, names: list[str]) -> _Stock:
     each other."""
     rows = _find_stock(session, dataset.id, names)
     new = sorted(set(names) - rows.keys())
+    made: dict[str, Sequence[int]] = {}
     if new:
-        common = {"workspace_id": dataset.workspace_id, "dataset_id": dataset.id, "revision": 0, "count": 0, "missing": 0}
-        session.connection().execute(
-            insert_into(Series, is_sqlite=is_on_sqlite(session)).on_conflict_do_nothing(),
-            [{**common, "name": name} for name in new],
-        )
-    if new or not is_on_sqlite(session):  # whose one writer this is: what it found stands
-        rows = _find_stock(session, dataset.id, names, _HELD_STOCK)
-    return _Stock(np.array([rows[name] for name in names], np.int64))
+        keys = {"workspace_id": dataset.workspace_id, "dataset_id": dataset.id, "names": pack(session, new)}
+        made = {name: (id_, *NOTHING_YET) for name, id_ in _MAKE.rows(session, **keys)}
+    if not is_on_sqlite(session) and len(made) < len(names):  # of SQLite this is the one writer: what it found stands
+        rows = _find_stock(session, dataset.id, [name for name in names if name not in made], _HELD_STOCK)
+    return _Stock(np.array([made[name] if name in made else rows[name] for name in names], np.int64))
+
+
+def _make_series(is_sqlite: bool) -> Any:
+    names = parameter(is_sqlite, "names", Series.name)
+    name = sa.func.json_each(names).table_valued("value").c.value if is_sqlite else sa.func.unnest(names)
+    keys = [sa.bindparam("workspace_id", type_=sa.BigInteger), sa.bindparam("dataset_id", type_=sa.BigInteger)]
+    zeros = [sa.literal(0, sa.BigInteger)] * 3
+    rows = sa.select(*keys, *zeros, name).where(sa.true())  # without a WHERE, SQLite takes ON CONFLICT for a join's
+    columns = ["workspace_id", "dataset_id", "revision", "count", "missing", "name"]
+    statement = insert_into(Series, is_sqlite=is_sqlite).from_select(columns, rows)
+    return statement.on_conflict_do_nothing().returning(Series.name, Series.id)
+
+
+_MAKE = Statement(_make_series)
+NOTHING_YET = (0, 0, 0, AFTER_ALL, BEFORE_ALL, BEFORE_ALL)
+"""A new series in the columns of a stock, behind its id."""
 
 
 def _select_stock(is_sqlite: bool) -> Any:
@@ -217,29 +233,41 @@ def _refuse_conflict(observations: Observations, placed: Placed, rows: Ints, old
 
 def write_chunks(session: Session, workspace_id: int, ids: Ints, numbers: Ints, chunks: Floats) -> None:
     """Stores the chunks, in the place of those that are there."""
-    if not len(ids):
-        return
-    rows = zip(ids.tolist(), numbers.tolist(), encode(chunks), strict=True)
-    common = {"workspace_id": workspace_id, "channel": 0}
-    _WRITE.run_all(session, [{**common, "series_id": id_, "number": number, "data": data} for id_, number, data in rows])
+    if len(ids):
+        _WRITE.run_all(session, _encode_blocks(ids, numbers, chunks), workspace_id=workspace_id, channel=0)
+
+
+def _encode_blocks(ids: Ints, numbers: Ints, chunks: Floats) -> Iterator[Block]:
+    for start in range(0, len(ids), CHUNKS_PER_BLOCK):
+        some = slice(start, start + CHUNKS_PER_BLOCK)
+        yield {"series_id": ids[some].tolist(), "number": numbers[some].tolist(), "data": encode(chunks[some])}
 
 
 def _insert_or_replace(is_sqlite: bool) -> Any:
     statement = insert_into(Chunk, is_sqlite=is_sqlite)
+    if not is_sqlite:
+        same = [sa.bindparam("workspace_id", type_=sa.BigInteger), sa.bindparam("channel", type_=sa.SmallInteger)]
+        each = columns_of(is_sqlite, {"series_id": Chunk.series_id, "number": Chunk.number, "data": Chunk.data})
+        statement = statement.from_select(CHUNK_COLUMNS, sa.select(*same, *each.values()))
     return statement.on_conflict_do_update(
         index_elements=["series_id", "channel", "number"], set_={"data": statement.excluded.data}
     )
 
 
-_WRITE = Statement(_insert_or_replace, keys=("workspace_id", "channel", "series_id", "number", "data"))
+CHUNK_COLUMNS = ("workspace_id", "channel", "series_id", "number", "data")
+_WRITE = Statement(_insert_or_replace, keys=CHUNK_COLUMNS)
 
 
 WRITTEN = ("revision", "count", "missing", "first_step", "last_step", "cutoff_step")
-_UPDATE = Statement(
-    lambda _: (
-        sa.update(Series).where(Series.id == sa.bindparam("at")).values({name: sa.bindparam(f"new_{name}") for name in WRITTEN})
-    )
-)
+
+
+def _update_series(is_sqlite: bool) -> Any:
+    columns = {"at": Series.id, **{f"new_{name}": getattr(Series, name) for name in WRITTEN}}
+    new = columns_of(is_sqlite, columns)
+    return sa.update(Series).where(Series.id == new["at"]).values({name: new[f"new_{name}"] for name in WRITTEN})
+
+
+_UPDATE = Statement(_update_series)
 
 
 def _write_series(session: Session, stock: _Stock) -> None:
@@ -250,9 +278,8 @@ def _write_series(session: Session, stock: _Stock) -> None:
     if len(lost):
         found, has_value = find_cutoffs(session, stock.ids[lost], AFTER_ALL)
         stock.cutoffs[lost] = np.where(has_value, found, BEFORE_ALL)
-    columns = [stock.revisions + 1, stock.counts, stock.missing, stock.firsts, stock.lasts, stock.cutoffs]
-    rows = zip(stock.ids[changed].tolist(), *(column[changed].tolist() for column in columns), strict=True)
-    keys = ("at", *(f"new_{name}" for name in WRITTEN))
-    _UPDATE.run_all(
-        session, [dict(zip(keys, (None if value == BEFORE_ALL else value for value in row), strict=True)) for row in rows]
-    )
+    numbers = [stock.revisions + 1, stock.counts, stock.missing, stock.firsts, stock.lasts, stock.cutoffs]
+    block: dict[str, list[Any]] = {"at": stock.ids[changed].tolist()}
+    for name, column in zip(WRITTEN, numbers, strict=True):
+        block[f"new_{name}"] = [None if value == BEFORE_ALL else value for value in column[changed].tolist()]
+    _UPDATE.run_all(session, [block])
