@@ -61,18 +61,32 @@ LONG_SERIES = Amount(
 )
 
 
-def choose(request: Request, series: Series, device: str, halvings: int = 0) -> Config:
-    """The resolved config; `steps` is still without a time budget, which needs a clock. Batches are halved so many times."""
+def choose(
+    request: Request,
+    series: Series,
+    device: str,
+    halvings: int = 0,
+    *,
+    whole: Series | None = None,
+    unscored: Series | None = None,
+) -> Config:
+    """The resolved config; `steps` is still without a time budget, which needs a clock. Batches are halved so many times.
+
+    `series` are what nets learn from first. What is held back from them counts for lengths (`whole`), and all of it that no backtest
+    scores for seasons (`unscored`): of a short series too little is left else.
+    """
+    whole = series if whole is None else whole
+    unscored = series if unscored is None else unscored
     reasons: dict[str, str] = {}
     if request.season_lengths is not None:
         seasons = tuple(sorted(set(request.season_lengths) - {1}))[:2]
         reasons["season_lengths"] = "as asked"
     else:
-        seasons = choose_season_lengths(series, request.candidate_season_lengths)
+        seasons = choose_season_lengths(unscored, request.candidate_season_lengths, whole)
         found = ", ".join(map(str, seasons)) or "none"
-        reasons["season_lengths"] = f"of {list(request.candidate_season_lengths)}, the autocorrelation shows {found}"
+        reasons["season_lengths"] = f"of {list(request.candidate_season_lengths)}, calendar and autocorrelation say {found}"
 
-    typical = int(np.median(series.lengths))
+    typical = int(np.median(whole.lengths))
     if request.context_length is not None:
         context_length = request.context_length
         reasons["context_length"] = "as asked"
@@ -85,13 +99,13 @@ def choose(request: Request, series: Series, device: str, halvings: int = 0) -> 
     patch_length = min(context_length, choose_patch_length(seasons))
     reasons["patch_length"] = "one step of the LSTM per season" if seasons else "short patches where there is no season"
 
-    long = int(np.quantile(series.lengths, 0.9))
+    long = int(np.quantile(whole.lengths, 0.9))
     share = positive_share(series)
     transformation = "log" if share >= 0.5 else "none"
     reasons["transformation"] = f"{share:.0%} of the series are positive throughout; windows that are not take no logarithm"
-    whole = len(TrainingWindows(series, request.horizon, context_length))
-    is_long = len(series) >= MANY_SERIES and whole >= max(MANY_WINDOWS, MANY_EACH * len(series))
-    windows = whole if is_long else len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
+    contexts = len(TrainingWindows(series, request.horizon, context_length))
+    is_long = len(series) >= MANY_SERIES and contexts >= max(MANY_WINDOWS, MANY_EACH * len(series))
+    windows = contexts if is_long else len(TrainingWindows(series, request.horizon, least_context(seasons, context_length)))
     bases = "linear" if is_long else "all"
     history_length = context_length if is_long else choose_history_length(seasons, context_length, long, request.horizon)
     reasons["bases"] = f"by the {windows} windows there are to learn from"

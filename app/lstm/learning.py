@@ -114,8 +114,11 @@ def learn_on(
     backtest = plan_backtest(kept, request.horizon, request.n_windows, request.step_size)
     inner = None if backtest is None else plan_inner(backtest.training, request.horizon, request.architecture == "plain")
     before = kept if backtest is None else backtest.training if inner is None else inner.training
-    # By what the backtest may see: the same nets go on to everything.
-    config = choose(request, before, device.type, place.halvings)
+    # By what the backtest may see: the same nets go on to everything. A textbook learns from whole windows only, which have to fit.
+    held_back = (
+        {} if request.architecture == "plain" else {"whole": kept, "unscored": kept if backtest is None else backtest.training}
+    )
+    config = choose(request, before, device.type, place.halvings, **held_back)
     saved = from_bytes(state) if state is not None else None
     if saved is not None and saved.config.device == config.device:
         config = saved.config

@@ -1,4 +1,4 @@
-"""Which seasons the data has: the calendar proposes, the autocorrelation decides. numpy only."""
+"""Which seasons the data has: the calendar proposes, the autocorrelation decides where there are enough of them. numpy only."""
 
 import numpy as np
 
@@ -9,17 +9,24 @@ TESTED_LENGTH = 4096
 Z_90 = 1.645
 SHARE_NEEDED = 0.1
 """A season is taken when this share of the tested series shows it: a net may ignore one, but cannot invent one."""
+TRUSTED_SEASONS = 6
+"""Of fewer seasons than this the autocorrelation says little, and the calendar's shortest is taken at its word."""
 
 
-def choose_season_lengths(series: Series, candidates: tuple[int, ...]) -> tuple[int, ...]:
-    """Up to two of the candidates, ascending: each must be seen in the series once the shorter ones are taken out."""
+def choose_season_lengths(series: Series, candidates: tuple[int, ...], whole: Series | None = None) -> tuple[int, ...]:
+    """Up to two of the candidates, ascending: each must be seen in the series once the shorter ones are taken out. Where all of these
+    are too short for that, it is enough if `whole`, which they were held back from, is long enough; its values are not looked at."""
     chosen: list[int] = []
     picks = np.unique(np.linspace(0, len(series) - 1, TESTED_SERIES).astype(np.int64))
     tested = [series[int(i)][-TESTED_LENGTH:] for i in picks]
     for season in sorted(set(candidates)):
         if season < 2 or len(chosen) == 2:
             continue
-        votes = [has_season(values, season, tuple(chosen)) for values in tested if len(values) >= 2 * season + 2]
+        least, trusted = 2 * season + 2, 0 if chosen else TRUSTED_SEASONS * season
+        long = [values for values in tested if len(values) >= least]
+        votes = [len(values) < trusted or has_season(values, season, tuple(chosen)) for values in long]
+        if not votes and whole is not None and not chosen:
+            votes = [bool((whole.lengths >= least).any())]
         if votes and np.mean(votes) >= SHARE_NEEDED:
             chosen.append(season)
     return tuple(chosen)

@@ -132,7 +132,7 @@ def test_two_clicks_from_a_dataset_to_a_training_and_its_live_end(visit: Visit, 
     history = get_json(service, f"/v1/trainings/{page.url.split('/')[-1]}/history")["items"]
     wait_until(page, lambda: drawn(page, "#loss")[0]["x"] == [item["step"] for item in history])
     assert drawn(page, "#loss")[0]["y"] == [item["loss"] for item in history]
-    expect(page.locator("#config")).to_contain_text("the autocorrelation shows")
+    expect(page.locator("#config")).to_contain_text("calendar and autocorrelation say")
     page.get_by_role("link", name="See the forecast").click()
     page.wait_for_url("**/models/shop-sales")
     page.get_by_role("combobox", name="Series").click()

@@ -80,6 +80,15 @@ def test_the_backtest_chooses_from_what_it_may_see(monthly, short_request):
     np.testing.assert_array_equal(a.backtest.quantiles, b.backtest.quantiles)
 
 
+def test_it_chooses_so_too_where_little_is_left_of_a_short_series(seasonal):
+    request = Request(horizon=12, candidate_season_lengths=(12,), max_steps=5)
+    values = seasonal(36)
+    a, b = (run(Series.of([np.concatenate([values[:24], end])]), request)[0] for end in (values[24:], np.full(12, -5.0)))
+    assert a.config["season_lengths"] == b.config["season_lengths"] == [12]
+    assert a.config["context_length"] == b.config["context_length"] == 24  # of all 36, not of what no window is held out of
+    np.testing.assert_array_equal(a.backtest.quantiles, b.backtest.quantiles)
+
+
 def test_a_budget_in_seconds_becomes_steps_and_replays(monthly):
     ticks = itertools.count()
     learned, _ = run(monthly, Request(horizon=6, max_seconds=100, seed=3), clock=lambda: float(next(ticks)))

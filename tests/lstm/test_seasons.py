@@ -28,6 +28,26 @@ def test_a_random_walk_has_none():
     assert np.mean([has_season(walk, 12) for walk in walks]) < 0.15
 
 
+def test_of_a_short_series_the_calendar_is_believed_and_of_a_long_one_the_autocorrelation():
+    walk = np.random.default_rng(3).standard_normal(200).cumsum()
+    assert choose_season_lengths(Series.of([walk]), (12,)) == ()
+    assert choose_season_lengths(Series.of([walk[:40]]), (12,)) == (12,)
+    assert choose_season_lengths(Series.of([walk[:25]]), (12,)) == ()  # not two of them, and two observations more
+
+
+def test_only_the_shortest_is_believed():
+    walk = np.random.default_rng(4).standard_normal(500).cumsum()
+    assert choose_season_lengths(Series.of([walk[:120]]), (24, 48)) == (24,)
+
+
+def test_what_is_too_short_to_show_a_season_is_looked_at_whole(seasonal):
+    whole, short = Series.of([seasonal(40)]), Series.of([seasonal(40)[:20]])
+    assert choose_season_lengths(short, (12,)) == ()
+    assert choose_season_lengths(short, (12,), whole) == (12,)
+    long = Series.of([np.random.default_rng(3).standard_normal(200).cumsum()])  # it could show one, and is asked alone
+    assert choose_season_lengths(long, (12,), whole) == ()
+
+
 def test_gaps_and_constants_are_no_trouble(seasonal):
     gappy = seasonal(120)
     gappy[30:50] = np.nan

@@ -33,7 +33,7 @@ def test_it_goes_on_to_the_same_bytes(
 ) -> None:
     """In the first net and the second, while they learn what came before the held-out windows and while they go on to everything."""
     monkeypatch.setattr(loop, "BLOCK", 64)  # several blocks and passes
-    monkeypatch.setattr(learning, "choose", lambda *chosen: replace(choose(*chosen), nets=2))
+    monkeypatch.setattr(learning, "choose", lambda *chosen, **held_back: replace(choose(*chosen, **held_back), nets=2))
     request = replace(short_request, max_steps=40, dropout=0.2, max_seconds=None)
     whole, seen, state = run(monthly, request, at)
     assert state is not None
