@@ -17,8 +17,15 @@ BUSY_TIMEOUT_SECONDS = 30
 """SQLite has one writer: how long another waits for its turn."""
 SILENCE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 """libpq's: a server that is not heard of is given up after some ten seconds. The system's own limits are up to two hours."""
-SILENCE_THERE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3, "tcp_user_timeout": 15_000}
-"""The same at the server's end, where a client that vanished in a transaction holds locks for as long."""
+SILENCE_THERE = {
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+    "idle_in_transaction_session_timeout": 60_000,
+}
+"""The same at the server's end, where a client that vanished in a transaction holds locks for as long. One that was stopped there, as
+by a debugger, has a system that still answers for it: the last is for that, and twice what a client may leave an answer lying."""
 TIDY_SECONDS = 1.0
 """How long tidying waits for others, and so how long a writer may have to wait for it."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
@@ -122,6 +129,7 @@ class Database:
         else:
             self.engine = sa.create_engine(target, pool_pre_ping=True, connect_args={"connect_timeout": 5, **SILENCE})
             event.listen(self.engine, "connect", _prepare_postgres)
+            event.listen(self.engine, "handle_error", _tell_lost, retval=True)
         self._file = self.sqlite_path
         self._watch: sqlite3.Connection | None = None
         self._write_engine = self.engine.execution_options(immediate=True)
@@ -237,6 +245,14 @@ def add_or_sum(session: Session, table: type[Base], key: dict[str, Any], numbers
 
 def _insert(session: Session, table: type[Base]) -> Any:
     return (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def _tell_lost(context: sa.engine.ExceptionContext) -> Exception | None:
+    """A connection that the server ended for its silence is told as any other that was lost; psycopg calls it an internal error."""
+    if context.is_disconnect and isinstance(context.sqlalchemy_exception, sa.exc.InternalError):
+        lost: Any = context.original_exception
+        return sa.exc.OperationalError(context.statement, None, lost, connection_invalidated=True)
+    return None
 
 
 def _prepare_postgres(connection: Any, _record: object) -> None:

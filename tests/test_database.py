@@ -3,6 +3,7 @@
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 
+import pytest
 import sqlalchemy as sa
 
 import migrations
@@ -96,3 +97,22 @@ def test_the_id_of_a_deleted_row_never_comes_again(database: Database) -> None:
             )
             plain = {name for name, sql in made if "AUTOINCREMENT" not in sql}
         assert plain == {"alembic_version"}
+
+
+def test_a_writer_that_was_stopped_does_not_hold_others_up_for_ever(database: Database) -> None:
+    if database.dialect != "postgresql":
+        pytest.skip("whoever is stopped in SQLite's one writer's turn holds a lock of the file")
+    with database.write() as session:
+        session.add(Workspace(name="held", created_at=datetime.now(UTC)))
+        session.commit()
+        assert session.scalar(sa.text("SHOW idle_in_transaction_session_timeout")) == "1min"
+    rename = sa.update(Workspace).where(Workspace.name == "held")
+    with database.write() as stopped, database.write() as other:
+        stopped.execute(sa.text("SET idle_in_transaction_session_timeout = 200"))  # a minute is long for a test
+        stopped.execute(rename.values(name="by who was stopped"))
+        other.execute(rename.values(name="by the other"))  # waits until the server has ended the first
+        other.commit()
+        with pytest.raises(sa.exc.OperationalError):  # as every other lost connection
+            stopped.execute(sa.text("SELECT 1"))
+    with database.read() as session:
+        assert session.scalar(sa.select(Workspace.name).where(Workspace.name.like("by%"))) == "by the other"
