@@ -17,15 +17,10 @@ BUSY_TIMEOUT_SECONDS = 30
 """SQLite has one writer: how long another waits for its turn."""
 SILENCE = {"keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 """libpq's: a server that is not heard of is given up after some ten seconds. The system's own limits are up to two hours."""
-SILENCE_THERE = {
-    "tcp_keepalives_idle": 10,
-    "tcp_keepalives_interval": 5,
-    "tcp_keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
-    "idle_in_transaction_session_timeout": 60_000,
-}
-"""The same at the server's end, where a client that vanished in a transaction holds locks for as long. One that was stopped there, as
-by a debugger, has a system that still answers for it: the last is for that, and twice what a client may leave an answer lying."""
+SILENCE_THERE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3, "tcp_user_timeout": 15_000}
+"""The same at the server's end, where a client that vanished in a transaction holds locks for as long."""
+STOPPED_SECONDS = 60
+"""One that was stopped in a transaction that writes, as by a debugger, has a system that still answers for it: it is given up after this."""
 TIDY_SECONDS = 1.0
 """How long tidying waits for others, and so how long a writer may have to wait for it."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
@@ -129,6 +124,7 @@ class Database:
         else:
             self.engine = sa.create_engine(target, pool_pre_ping=True, connect_args={"connect_timeout": 5, **SILENCE})
             event.listen(self.engine, "connect", _prepare_postgres)
+            event.listen(self.engine, "begin", _limit_writer)
             event.listen(self.engine, "handle_error", _tell_lost, retval=True)
         self._file = self.sqlite_path
         self._watch: sqlite3.Connection | None = None
@@ -245,6 +241,12 @@ def add_or_sum(session: Session, table: type[Base], key: dict[str, Any], numbers
 
 def _insert(session: Session, table: type[Base]) -> Any:
     return (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def _limit_writer(connection: sa.Connection) -> None:
+    """Of readers, who hold nobody up, a slow client may take what he needs."""
+    if connection.get_execution_options().get("immediate"):
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{STOPPED_SECONDS}s'")
 
 
 def _tell_lost(context: sa.engine.ExceptionContext) -> Exception | None:
