@@ -18,13 +18,13 @@ def choose_season_lengths(series: Series, candidates: tuple[int, ...], whole: Se
     are too short for that, it is enough if `whole`, which they were held back from, is long enough; its values are not looked at."""
     chosen: list[int] = []
     picks = np.unique(np.linspace(0, len(series) - 1, TESTED_SERIES).astype(np.int64))
-    tested = [series[int(i)][-TESTED_LENGTH:] for i in picks]
+    tested = [series[int(i)] for i in picks]
     for season in sorted(set(candidates)):
         if season < 2 or len(chosen) == 2:
             continue
         least, trusted = 2 * season + 2, 0 if chosen else TRUSTED_SEASONS * season
-        long = [values for values in tested if len(values) >= least]
-        votes = [len(values) < trusted or has_season(values, season, tuple(chosen)) for values in long]
+        long = [values for values in tested if min(len(values), TESTED_LENGTH) >= least]
+        votes = [len(values) < trusted or has_season(values[-TESTED_LENGTH:], season, tuple(chosen)) for values in long]
         if not votes and whole is not None and not chosen:
             votes = [bool((whole.lengths >= least).any())]
         if votes and np.mean(votes) >= SHARE_NEEDED:

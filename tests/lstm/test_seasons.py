@@ -35,6 +35,12 @@ def test_of_a_short_series_the_calendar_is_believed_and_of_a_long_one_the_autoco
     assert choose_season_lengths(Series.of([walk[:25]]), (12,)) == ()  # not two of them, and two observations more
 
 
+def test_a_long_series_of_which_only_the_end_is_tested_is_not_a_short_one():
+    walk = np.random.default_rng(5).standard_normal(9_000).cumsum()
+    assert choose_season_lengths(Series.of([walk]), (1_440,)) == ()
+    assert choose_season_lengths(Series.of([walk[:4_000]]), (1_440,)) == (1_440,)
+
+
 def test_only_the_shortest_is_believed():
     walk = np.random.default_rng(4).standard_normal(500).cumsum()
     assert choose_season_lengths(Series.of([walk[:120]]), (24, 48)) == (24,)
