@@ -19,8 +19,10 @@ from app.tracing import configure_tracing
 
 COLLECTED_FROM = 10_000
 """New objects: a request makes some hundreds, hardly one of them in a circle."""
-M_ARENA_MAX = -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """As in glibc's malloc.h."""
+KEPT_BYTES = 1 << 27
+LARGEST_KEPT_BYTES = 1 << 26
 CLOSING_SECONDS = 2.0
 """Of the grace time: what is left to close database and threads, once no request is waited for any more."""
 
@@ -42,15 +44,19 @@ class Server(uvicorn.Server):
 
 
 def share_free_memory() -> None:
-    """One pool of memory for all threads of this process; to be called before there are any.
+    """One pool of memory for all threads of this process, of which `KEPT_BYTES` are kept when nobody needs them; to be called before
+    there are threads.
 
     glibc gives each thread a pool of its own, and what one of them has free no other thread gets: of 150,000 damaged requests 14 MiB were
-    left so, and it went on growing. Little is lost: the interpreter lets one thread at a time work, and so allocate. Other C libraries
-    have nothing like it.
+    left so, and it went on growing. Little is lost: the interpreter lets one thread at a time work, and so allocate. And it gives back
+    what is large, and gets it again page by page, cleared: a seventh of the time that a CSV of 40 MB took. Other C libraries have
+    nothing like it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 1)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
 
 
 def run(settings: Settings, *, fd: int | None = None, lifeline: bool = False) -> None:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.ingest [--series 1000] [--length 1000] [--repeats 5]
 
-Posts to a real uvicorn process, held to one core where the system allows it, on embedded SQLite and, if
+Posts to a real API process, held to one core where the system allows it, on embedded SQLite and, if
 ENGRAM_BENCH_POSTGRES_URL names a server, on a PostgreSQL database of its own. Every post goes to a new dataset.
 """
 
@@ -27,22 +27,21 @@ import numpy as np
 import polars as pl
 import psycopg
 import sqlalchemy as sa
-from fastapi import FastAPI
 
 import migrations
+from app import api_process
 from app.database import Database
 from app.datasets import formats, service
-from app.main import create_app
 from app.settings import Settings
 
 START = np.datetime64("2024-01-01T00:00:00", "us")
 
 
-def make_app() -> FastAPI:
-    """What the uvicorn process serves; its settings come from the environment."""
+def run_server() -> None:
+    """The process that `engram api` starts, held to one core; its settings come from the environment."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    return create_app(Settings())
+    api_process.run(Settings())
 
 
 def make_bodies(series: int, length: int) -> dict[str, tuple[str, bytes]]:
@@ -85,23 +84,14 @@ def _to_json(frame: pl.DataFrame) -> bytes:
 
 @contextmanager
 def serve(database_url: str, folder: Path) -> Iterator[str]:
-    """The URL of a fresh uvicorn process on that database."""
+    """The URL of a fresh API process on that database."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "ENGRAM_DATABASE_URL": database_url, "ENGRAM_DATA_DIR": str(folder), "POLARS_MAX_THREADS": "1"}
     environment["ENGRAM_MAX_JSON_BYTES"] = str(1 << 28)  # a million rows as JSON are more than a service takes by itself
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "--factory",
-        "benchmarks.ingest:make_app",
-        "--port",
-        str(port),
-        "--log-level",
-        "error",
-    ]
+    environment |= {"ENGRAM_PORT": str(port), "ENGRAM_LOG_LEVEL": "error"}
+    command = [sys.executable, "-c", "from benchmarks.ingest import run_server; run_server()"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         try:
             url = f"http://127.0.0.1:{port}"

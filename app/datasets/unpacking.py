@@ -115,7 +115,7 @@ def unpack(
         with closing(child), child.makefile("rb") as answers:
             _converse(child, answers, body, choose)
         place.seek(0)
-        return pl.read_ipc_stream(place)
+        return pl.read_ipc(place)
 
 
 def _open_place() -> IO[bytes]:

@@ -8,7 +8,7 @@ Over that socket goes
 
     out  one byte: the child is there
     in   8 bytes: the length of the table; the table; then, once the answer is out, a line of JSON: the columns to read
-    out  a line of JSON: {"columns": [...], "rows": n} or {"error": "..."}; and then, once an Arrow stream of those columns is in the file,
+    out  a line of JSON: {"columns": [...], "rows": n} or {"error": "..."}; and then, once those columns are in the file, as Arrow's,
          another: {} or {"error": "..."}
 
 A child's memory is limited, where the system can do that: a small table may unpack to more than the machine has. The kernel ends it
@@ -66,7 +66,7 @@ def unpack(kind: str, stream: io.BufferedRWPair, place: IO[bytes]) -> None:
         table = pl.scan_parquet(body) if kind == "parquet" else pl.read_ipc_stream(body).lazy()
         columns, rows = table.collect_schema().names(), table.select(pl.len()).collect().item()
         answer(stream, {"columns": columns, "rows": rows})
-        table.select(json.loads(stream.readline())).collect().write_ipc_stream(place)
+        table.select(json.loads(stream.readline())).sink_ipc(place)
         place.flush()
     except Exception as error:  # noqa: BLE001 - whatever a damaged table raises is the sender's matter
         answer(stream, {"error": str(error).split("\n")[0][:200]})
