@@ -70,14 +70,14 @@ def _read_binary(kind: str, body: bytes, options: ColumnOptions) -> None:
         table.select(pl.len()).collect()
         roles = recognise(columns, options)
         unpacked = io.BytesIO()
-        table.select(roles.names()).collect().write_ipc_stream(unpacked)
+        table.select(roles.names()).sink_ipc(unpacked)
     except EngramError:
         raise
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         raise formats.InvalidObservations(str(error)[:80]) from error
-    read_columns(pl.read_ipc_stream(io.BytesIO(unpacked.getvalue())), roles, "d")
+    read_columns(pl.read_ipc(unpacked.getvalue()), roles, "d")
 
 
 def measure_bytes() -> int:
