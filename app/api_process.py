@@ -49,7 +49,7 @@ def share_free_memory() -> None:
 
     glibc gives each thread a pool of its own, and what one of them has free no other thread gets: of 150,000 damaged requests 14 MiB were
     left so, and it went on growing. Little is lost: the interpreter lets one thread at a time work, and so allocate. And it gives back
-    what is large, and gets it again page by page, cleared: a seventh of the time that a CSV of 40 MB took. Other C libraries have
+    what is large, and gets it again page by page, cleared: an eighth of the time that a CSV of 40 MB took. Other C libraries have
     nothing like it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

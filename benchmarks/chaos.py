@@ -2,7 +2,8 @@
 
     python -m benchmarks.chaos [embedded] [redis] [--trainings 500] [--workers 3] [--calm 40] [--seed 0] [--steps 400] [--pause 1 3]
 
-Trainings of half to two and a half times `--steps`: at 400, 1 to 5 s each on a quiet machine with two cores.
+Trainings of half to two and a half times `--steps`. They are meant to take 1 to 5 s each: 400 did on a quiet machine with two cores, a
+quick one needs 800. How long they took is printed.
 Every 1 to 3 s (`--pause`: on a machine that others use, as much longer as everything takes longer) a process is killed with SIGKILL, chosen at random: a worker, a training's own process, a forkserver, the API, the
 scheduler, the broker (`redis` only: a server of its own, which keeps nothing on disk). Processes also kill themselves inside the
 critical instants, at the fault points of app/faults.py. Every hint is sent twice, every request is sent again while chaos reigns, under
